@@ -1,0 +1,37 @@
+# Every command a person or CI needs. `make serve` and `make test` set up what they use on their own.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: serve test lint loadtest clean
+
+serve: $(VENV)/.serve
+	@exec $(BIN)/dragoman serve
+
+test: $(VENV)/.dev lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+loadtest: $(VENV)/.dev
+	$(BIN)/dragoman loadtest --users 16 --seconds 60
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+
+# A virtual environment without torch.
+$(VENV)/.serve: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (a minute or two, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable .
+	@touch $@
+
+# torch first: of what is installed afterwards, nothing then looks for a larger build of it.
+$(VENV)/.dev: $(VENV)/.serve
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable ".[dev]"
+	@touch $@

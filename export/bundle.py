@@ -1,0 +1,200 @@
+"""A bundle: the folder that passes from export to serving, and its manifest. No torch.
+
+=================  ====================================================================================
+``manifest.json``  `Manifest`: what this is, every file with its hash, the graphs' signatures, the parity report
+``tokenizer.model``  sentencepiece
+``encoder.onnx``   source ids and lengths -> memory, and every decoder layer's cross-attention keys and values
+``decoder.onnx``   one step for rows at different positions -> the k best tokens, caches written in place
+``attention.onnx`` source and target -> weights and scores of every attention, all three kinds
+``weights.bin``    the weights of all three, each once
+=================  ====================================================================================
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model.config import ModelConfig
+from model.tokenizer import END, PADDING, START, UNKNOWN
+
+FORMAT = 1
+MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.model", "weights.bin"
+GRAPHS = ("encoder", "decoder", "attention")
+FILES = (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), WEIGHTS)
+
+
+class BundleError(ValueError):
+    """A bundle that must not be served; the message lists every fault found."""
+
+    def __init__(self, folder: Path, faults: list[str]) -> None:
+        super().__init__(f"bundle {folder} cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        self.faults = faults
+
+
+class Frozen(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Frozen):
+    """One input or output of a graph; symbolic dimensions are names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class GraphSpec(Frozen):
+    """What goes into a graph and what comes out."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class FileSpec(Frozen):
+    """A file of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class SpecialIds(Frozen):
+    """Token ids with a meaning of their own."""
+
+    padding: int = PADDING
+    unknown: int = UNKNOWN
+    start: int = START
+    end: int = END
+
+
+class Limits(Frozen):
+    """The most tokens a request may have, special ones included."""
+
+    source_tokens: int
+    target_tokens: int
+
+
+class CacheSpec(Frozen):
+    """How key and value caches lie in memory. They must start as zeros: a NaN in padding poisons its neighbours."""
+
+    dtype: Literal["float32"] = "float32"
+    layout: tuple[str, ...] = ("rows", "heads", "capacity", "head_width")
+    in_place: Literal[True] = True
+    """Bind one buffer as a cache's input and as its output."""
+
+
+class Quantisation(Frozen):
+    """How weights and activations are rounded."""
+
+    weights: str = "int8, symmetric, ±63, one scale an output channel"
+    activations: str = "uint8 around 128, ±127, one scale a row"
+    kept_in_fp32: tuple[str, ...] = ("LayerNorm", "biases", "positions", "attention")
+
+
+class Provenance(Frozen):
+    """What a bundle was made from, and with what."""
+
+    checkpoint_sha256: str
+    versions: Mapping[str, str]
+
+
+class ParityCase(Frozen):
+    """One batch of the parity gate: ONNX Runtime against the PyTorch model of the same precision."""
+
+    rows: int
+    lengths: tuple[int, int]
+    """Shortest and longest source."""
+    steps: int
+    tokens: int
+    tokens_equal: int
+    """Of ``tokens``, teacher-forced along PyTorch's greedy output, those where both like the same token best."""
+    log_probability_error: float
+    """The largest difference over the whole vocabulary at every step."""
+    memory_error: float
+    attention_error: float
+    """The largest difference of any weight of any head."""
+
+
+class ParityReport(Frozen):
+    """What the gate measured and the bounds it applied."""
+
+    passed: bool
+    reference: str
+    cases: tuple[ParityCase, ...]
+    log_probability_bound: float
+    equal_share: float
+    equal_share_bound: float
+    fp32_agreement: float
+    """Share of steps at which the unquantised model likes the same token best."""
+    fp32_agreement_floor: float
+
+
+class Manifest(Frozen):
+    """The typed, versioned contract between exporter and server."""
+
+    format: Literal[1] = 1
+    name: str
+    pairs: tuple[tuple[str, str], ...]
+    languages: Mapping[str, int]
+    """Languages to the id of the token that asks for them."""
+    special: SpecialIds = SpecialIds()
+    model: ModelConfig
+    precision: Literal["fp32", "int8"]
+    attention: Literal["standard", "fused"]
+    """The bodies of the attention functions."""
+    limits: Limits
+    cache: CacheSpec = CacheSpec()
+    quantisation: Quantisation | None
+    files: Mapping[str, FileSpec]
+    graphs: Mapping[str, GraphSpec]
+    provenance: Provenance
+    parity: ParityReport | None
+
+
+def digest(path: Path) -> FileSpec:
+    """Hash and size of a file."""
+    contents = path.read_bytes()
+    return FileSpec(sha256=hashlib.sha256(contents).hexdigest(), bytes=len(contents))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a bundle, every file's hash included; BundleError lists everything wrong at once."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(folder, [f"{MANIFEST} is missing"])
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        faults = [
+            f"{MANIFEST}: {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
+        ]
+        raise BundleError(folder, faults + _file_faults(folder, {})) from None
+    faults = _file_faults(folder, manifest.files)
+    faults += [f"{MANIFEST}: graph {graph} is not described" for graph in GRAPHS if graph not in manifest.graphs]
+    if manifest.parity is None:
+        faults.append(f"{MANIFEST}: there is no parity report; export the checkpoint again")
+    elif not manifest.parity.passed:
+        faults.append(f"{MANIFEST}: the parity gate failed; export the checkpoint again")
+    if faults:
+        raise BundleError(folder, faults)
+    return manifest
+
+
+def _file_faults(folder: Path, files: Mapping[str, FileSpec]) -> list[str]:
+    faults = []
+    for name in FILES:
+        if not (folder / name).is_file():
+            faults.append(f"{name} is missing")
+        elif files and name not in files:
+            faults.append(f"{name} is not in {MANIFEST}")
+        elif files and (found := digest(folder / name)) != files[name]:
+            faults.append(
+                f"{name} does not match {MANIFEST}: {found.bytes} bytes, expected {files[name].bytes}"
+                if found.bytes != files[name].bytes
+                else f"{name} does not match the sha256 in {MANIFEST}"
+            )
+    return faults

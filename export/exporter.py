@@ -1,0 +1,120 @@
+"""From a checkpoint to a bundle: lower, write, verify, and only then put in place."""
+
+import hashlib
+import importlib.metadata
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from onnx import helper
+
+from export.bundle import (
+    FILES,
+    MANIFEST,
+    TOKENIZER,
+    WEIGHTS,
+    GraphSpec,
+    Limits,
+    Manifest,
+    Provenance,
+    Quantisation,
+    TensorSpec,
+    digest,
+)
+from export.functions import Bodies
+from export.graphs import Lowering
+from export.quantize import quantized
+from export.verify import check
+from model import checkpoint
+
+Precision = Literal["fp32", "int8"]
+
+
+class ParityError(RuntimeError):
+    """The exported graphs do not compute what the model computes."""
+
+
+def export(source: Path, bundle: Path, precision: Precision = "int8", attention: Bodies = "fused") -> Manifest:
+    """Write ``bundle`` from the checkpoint ``source``; the same checkpoint gives the same bytes.
+
+    Raises CheckpointError, or ParityError when the gate fails; then ``bundle`` is left as it was.
+    """
+    loaded = checkpoint.load(source)
+    reference = quantized(loaded.model) if precision == "int8" else loaded.model
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as temporary:
+        folder = Path(temporary) / bundle.name
+        folder.mkdir()
+        (folder / TOKENIZER).write_bytes(loaded.tokenizer.serialized)
+        lowering = Lowering(reference, attention)
+        graphs = lowering.graphs()
+        lowering.weights.write(folder / WEIGHTS)
+        for name, graph in graphs.items():
+            path = folder / f"{name}.onnx"
+            path.write_bytes(graph.SerializeToString(deterministic=True))
+            onnx.checker.check_model(path)
+        language = loaded.config.pairs[0][1]
+        report = check(folder, reference, loaded.model, loaded.tokenizer, language, precision)
+        if not report.passed:
+            raise ParityError(f"the parity gate failed; no bundle was written\n{report.model_dump_json(indent=2)}")
+        positions = loaded.config.model.max_positions
+        manifest = Manifest(
+            name=loaded.config.name,
+            pairs=loaded.config.pairs,
+            languages={
+                language: loaded.tokenizer.language_id(language)
+                for language in sorted({language for pair in loaded.config.pairs for language in pair})
+            },
+            model=loaded.config.model,
+            precision=precision,
+            attention=attention,
+            limits=Limits(source_tokens=positions, target_tokens=positions),
+            quantisation=Quantisation() if precision == "int8" else None,
+            files={name: digest(folder / name) for name in FILES},
+            graphs={name: _signature(graph) for name, graph in graphs.items()},
+            provenance=Provenance(checkpoint_sha256=_checkpoint_hash(source), versions=_versions()),
+            parity=report,
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _put_in_place(folder, bundle)
+    return manifest
+
+
+def _put_in_place(folder: Path, bundle: Path) -> None:
+    """Move ``folder`` to ``bundle``; what stood there goes only once the new one is complete."""
+    if bundle.exists():
+        if any(bundle.iterdir()) and not (bundle / MANIFEST).exists():
+            raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
+        aside = folder.with_name("replaced")
+        bundle.rename(aside)
+        folder.rename(bundle)
+        shutil.rmtree(aside)
+    else:
+        folder.rename(bundle)
+
+
+def _signature(model: onnx.ModelProto) -> GraphSpec:
+    def specs(values: "list[onnx.ValueInfoProto]") -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                name=value.name,
+                dtype=str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+                shape=tuple(
+                    dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim
+                ),
+            )
+            for value in values
+        )
+
+    return GraphSpec(inputs=specs(list(model.graph.input)), outputs=specs(list(model.graph.output)))
+
+
+def _checkpoint_hash(folder: Path) -> str:
+    names = (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.TOKENIZER)
+    return hashlib.sha256(b"".join(digest(folder / name).sha256.encode() for name in names)).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "torch")}

@@ -1,0 +1,417 @@
+"""The three graphs of a bundle, lowered module by module from the PyTorch model.
+
+The model's modules are walked in the order of their ``forward`` and each writes its nodes: one ``Linear``, one
+attention function, one LayerNormalization. Walking instead of tracing keeps a node per concept and the files free of
+paths and source lines, and writes the same bytes every time; the parity gate (`export.verify`) proves that the walk
+computes what ``forward`` computes, and `Lowering` refuses a model of which it left a parameter out.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from export import functions
+from export.bundle import WEIGHTS
+from export.functions import DOMAIN, OPSET, VENDOR, Bodies
+from export.quantize import QuantizedEmbedding, QuantizedLinear
+from model.attention import MultiHeadAttention
+from model.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
+from model.transformer import Transformer
+
+Array = NDArray[Any]
+Shape = Sequence[int | str]
+
+FLOAT, INT8, INT32, INT64, BOOL = (
+    TensorProto.FLOAT,
+    TensorProto.INT8,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.BOOL,
+)
+ALIGNMENT = 4096
+"""Offsets in the weights file, so that a runtime can map each weight from its page."""
+
+
+class Weights:
+    """The one file that holds every weight of every graph once, found again by content."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._offsets: dict[bytes, int] = {}
+
+    def place(self, array: Array) -> tuple[int, int]:
+        """Offset and length in bytes of ``array``'s contents, written if they were not there yet."""
+        contents = np.ascontiguousarray(array).tobytes()
+        key = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + contents).digest()
+        if key not in self._offsets:
+            padding = -self._size % (ALIGNMENT if len(contents) >= ALIGNMENT else 64)
+            self._chunks += [b"\0" * padding, contents]
+            self._offsets[key] = self._size + padding
+            self._size += padding + len(contents)
+        return self._offsets[key], len(contents)
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        path.write_bytes(b"".join(self._chunks))
+
+
+class Graph:
+    """An ONNX graph under construction; values are named by their nodes."""
+
+    def __init__(self, name: str, weights: Weights) -> None:
+        self.name, self.weights = name, weights
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.known: dict[str, onnx.ValueInfoProto] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+
+    def input(self, name: str, dtype: int, shape: Shape) -> str:
+        """Declare an input of the graph."""
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, value: str, name: str, dtype: int, shape: Shape) -> None:
+        """Declare ``value`` an output called ``name``."""
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"output.{name}"))
+        self.outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def node(self, operator: str, inputs: Sequence[str], name: str, domain: str = "", **attributes: Any) -> str:
+        """Append a node with one output, called as the node."""
+        return self.nodes_with(operator, inputs, name, [name], domain, **attributes)[0]
+
+    def nodes_with(
+        self, operator: str, inputs: Sequence[str], name: str, outputs: list[str], domain: str, **attributes: Any
+    ) -> list[str]:
+        """Append a node with named outputs."""
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, domain=domain, **attributes))
+        return outputs
+
+    def describe(self, value: str, dtype: int, shape: Shape) -> None:
+        """Record the type of an inner value, for whoever lists or cuts out what consumes it."""
+        self.known[value] = helper.make_tensor_value_info(value, dtype, shape)
+
+    def weight(self, name: str, tensor: Tensor | Array) -> str:
+        """An initializer whose contents lie in the weights file."""
+        if name not in self.initializers:
+            array = tensor.detach().numpy() if isinstance(tensor, Tensor) else tensor
+            proto = onnx.TensorProto(
+                name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape
+            )
+            proto.data_location = TensorProto.EXTERNAL
+            offset, length = self.weights.place(array)
+            for key, value in (("location", WEIGHTS), ("offset", offset), ("length", length)):
+                proto.external_data.add(key=key, value=str(value))
+            self.initializers[name] = proto
+        return name
+
+    def constant(self, name: str, values: Any, dtype: type) -> str:
+        """A small initializer that lies in the graph itself."""
+        if name not in self.initializers:
+            self.initializers[name] = onnx.numpy_helper.from_array(np.array(values, dtype), name)
+        return name
+
+    def model(self, bodies: list[onnx.FunctionProto]) -> onnx.ModelProto:
+        """The finished model, with those of ``bodies`` it uses."""
+        graph = helper.make_graph(
+            self.nodes,
+            self.name,
+            self.inputs,
+            self.outputs,
+            list(self.initializers.values()),
+            value_info=list(self.known.values()),
+        )
+        used = {node.op_type for node in self.nodes if node.domain == DOMAIN}
+        return helper.make_model(
+            graph,
+            functions=[function for function in bodies if function.name in used],
+            opset_imports=[
+                helper.make_opsetid("", OPSET),
+                helper.make_opsetid(DOMAIN, 1),
+                helper.make_opsetid(VENDOR, 1),
+            ],
+            ir_version=11,
+            producer_name="dragoman",
+        )
+
+
+class Lowering:
+    """Writes a Transformer, quantised or not, as ONNX graphs."""
+
+    def __init__(self, model: Transformer, bodies: Bodies) -> None:
+        self.model, self.config, self.bodies = model, model.config, bodies
+        self.encoder = [layer for layer in model.encoder if isinstance(layer, EncoderLayer)]
+        self.decoder = [layer for layer in model.decoder if isinstance(layer, DecoderLayer)]
+        self.weights = Weights()
+        self.quantised = isinstance(model.projection, QuantizedLinear)
+        self._lowered: set[nn.Module] = set()
+
+    def graphs(self) -> dict[str, onnx.ModelProto]:
+        """``encoder``, ``decoder`` and ``attention``; ValueError when a layer of the model was left out."""
+        stepping = functions.stepping(self.bodies, self.quantised)
+        inspecting = functions.inspecting(self.bodies, self.quantised)
+        result = {
+            "encoder": self._encoder_graph().model(stepping),
+            "decoder": self._decoder_graph().model(stepping),
+            "attention": self._attention_graph().model(inspecting),
+        }
+        bearing = (nn.Linear, nn.Embedding, nn.LayerNorm, QuantizedLinear, QuantizedEmbedding)
+        forgotten = [
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, bearing) and module not in self._lowered
+        ]
+        if forgotten:
+            raise ValueError(f"these layers have weights but no place in the exported graphs: {', '.join(forgotten)}")
+        return result
+
+    # The pieces.
+
+    def _linear(self, graph: Graph, states: str, module: nn.Module, name: str) -> str:
+        self._lowered.add(module)
+        if isinstance(module, QuantizedLinear):
+            weight = graph.weight(f"{name}.weight", module.weight.T)
+            scale, bias = graph.weight(f"{name}.scale", module.scale), graph.weight(f"{name}.bias", module.bias)
+            return graph.node("Linear", [states, weight, scale, bias], name, DOMAIN)
+        assert isinstance(module, nn.Linear)
+        weight, bias = graph.weight(f"{name}.weight", module.weight.T), graph.weight(f"{name}.bias", module.bias)
+        return graph.node("Linear", [states, weight, bias], name, DOMAIN)
+
+    def _norm(self, graph: Graph, states: str, module: nn.Module, name: str) -> str:
+        if isinstance(module, nn.Identity):
+            return states
+        assert isinstance(module, nn.LayerNorm)
+        self._lowered.add(module)
+        scale, bias = graph.weight(f"{name}.weight", module.weight), graph.weight(f"{name}.bias", module.bias)
+        return graph.node("LayerNormalization", [states, scale, bias], name, axis=-1, epsilon=module.eps)
+
+    def _enter(self, graph: Graph, states: str, residual: Residual, name: str) -> str:
+        return self._norm(graph, states, residual.norm, f"{name}.norm") if residual.pre else states
+
+    def _leave(self, graph: Graph, states: str, change: str, residual: Residual, name: str) -> str:
+        total = graph.node("Add", [states, change], f"{name}.sum")
+        return total if residual.pre else self._norm(graph, total, residual.norm, f"{name}.norm")
+
+    def _feed_forward(self, graph: Graph, states: str, module: FeedForward, residual: Residual, name: str) -> str:
+        inner = self._linear(graph, self._enter(graph, states, residual, name), module.inner, f"{name}.inner")
+        operator = "Relu" if self.config.activation == "relu" else "Gelu"
+        active = graph.node(operator, [inner], f"{name}.activation")
+        return self._leave(graph, states, self._linear(graph, active, module.outer, f"{name}.outer"), residual, name)
+
+    def _embed(self, graph: Graph, ids: str, module: nn.Module, name: str) -> str:
+        """``[b, s]`` ids to ``[b, s, w]``, times √width."""
+        self._lowered.add(module)
+        stored = "embedding" if self.config.tied_embeddings else name
+        if isinstance(module, QuantizedEmbedding):
+            table = graph.weight(f"{stored}.weight", module.weight)
+            unit = graph.weight(f"{stored}.unit", module.unit[:, None])
+            integers = graph.node("Gather", [table, ids], f"{name}.integers")
+            units = graph.node("Gather", [unit, ids], f"{name}.units")
+            vectors = graph.node(
+                "Mul", [graph.node("Cast", [integers], f"{name}.cast", to=FLOAT), units], f"{name}.vectors"
+            )
+        else:
+            assert isinstance(module, nn.Embedding)
+            table = graph.weight(f"{stored}.weight", module.weight)
+            vectors = graph.node("Gather", [table, ids], f"{name}.vectors")
+        root = graph.constant("root_width", self.config.width**0.5, np.float32)
+        return graph.node("Mul", [vectors, root], f"{name}.scaled")
+
+    def _embed_whole(self, graph: Graph, ids: str, side: str) -> str:
+        """Embeddings and positions of whole sequences: ``side`` is "source" or "target"."""
+        vectors = self._embed(graph, ids, getattr(self.model, f"{side}_embedding"), f"{side}_embedding")
+        table = graph.weight(f"{side}_positions", getattr(self.model, f"{side}_positions"))
+        length = graph.node("Shape", [ids], f"{side}.length", start=1, end=2)
+        zero = graph.constant("zero", [0], np.int64)
+        positions = graph.node("Slice", [table, zero, length], f"{side}.positions")
+        return graph.node("Add", [vectors, positions], f"{side}.embedded")
+
+    def _projections(
+        self,
+        graph: Graph,
+        name: str,
+        attention: MultiHeadAttention,
+        queries: str,
+        keys: str,
+        length: int | str,
+        memory: int | str,
+    ) -> list[str]:
+        """Projected queries ``[b, length, w]``, keys and values ``[b, memory, w]``."""
+        result = []
+        for part, states, symbol in (("query", queries, length), ("key", keys, memory), ("value", keys, memory)):
+            projected = self._linear(graph, states, getattr(attention, part), f"{name}.{part}")
+            graph.describe(projected, FLOAT, ["rows", symbol, self.config.width])
+            result.append(projected)
+        return result
+
+    def _k_best(self, graph: Graph, states: str) -> None:
+        """The projection to the vocabulary, and the k best tokens of ``states`` ``[b, w]`` as outputs."""
+        module = self.model.projection
+        self._lowered.add(module)
+        width, vocabulary = self.config.width, self.config.vocabulary
+        assert isinstance(module, nn.Linear | QuantizedLinear)
+        table = graph.weight("embedding.weight" if self.config.tied_embeddings else "projection.weight", module.weight)
+        scale: list[str] = (
+            [graph.weight("projection.scale", module.scale)] if isinstance(module, QuantizedLinear) else []
+        )
+        # Transposed here, folded by the runtime at load: the embedding's lookup and this product share one stored copy.
+        weight = graph.node("Transpose", [table], "projection.transposed", perm=[1, 0])
+        bias = graph.constant("projection.bias", np.zeros(1), np.float32)
+        logits = graph.node("Linear", [states, weight, *scale, bias], "projection", DOMAIN)
+        graph.describe(logits, FLOAT, ["rows", vocabulary])
+        graph.describe(states, FLOAT, ["rows", width])
+        likely = graph.node("LogSoftmax", [logits], "log_softmax", axis=-1)
+        k = graph.input("k", INT64, [1])
+        best, ids = graph.nodes_with("TopK", [likely, k], "k_best", ["k_best.values", "k_best.indices"], "", axis=-1)
+        graph.output(ids, "tokens", INT64, ["rows", "k"])
+        graph.output(best, "log_probabilities", FLOAT, ["rows", "k"])
+
+    # The graphs.
+
+    def _encoder_layers(self, graph: Graph, states: str, visible: str, inspected: list[tuple[str, list[str]]]) -> str:
+        """The encoder over ``states``; attention takes lengths when it steps, a boolean mask when inspected."""
+        for index, layer in enumerate(self.encoder):
+            name = f"encoder.{index}.self"
+            read = self._enter(graph, states, layer.self_residual, name)
+            query, key, value = self._projections(graph, name, layer.self_attention, read, read, "source", "source")
+            outputs = [name, f"{name}.weights", f"{name}.scores"][: 3 if graph.name == "attention" else 1]
+            graph.nodes_with(
+                "SelfAttention", [query, key, value, visible], name, outputs, DOMAIN, heads=self.config.heads
+            )
+            graph.describe(name, FLOAT, ["rows", "source", self.config.width])
+            inspected.append((name, outputs[1:]))
+            change = self._linear(graph, name, layer.self_attention.output, f"{name}.output")
+            states = self._leave(graph, states, change, layer.self_residual, name)
+            states = self._feed_forward(
+                graph, states, layer.feed_forward, layer.feed_forward_residual, f"encoder.{index}.feed_forward"
+            )
+        return self._norm(graph, states, self.model.encoder_norm, "encoder_norm")
+
+    def _encoder_graph(self) -> Graph:
+        graph = Graph("encoder", self.weights)
+        source, lengths = graph.input("source", INT64, ["rows", "source"]), graph.input("lengths", INT32, ["rows"])
+        graph.describe(lengths, INT32, ["rows"])
+        memory = self._encoder_layers(graph, self._embed_whole(graph, source, "source"), lengths, [])
+        graph.output(memory, "memory", FLOAT, ["rows", "source", self.config.width])
+        heads, head_width = self.config.heads, self.config.head_width
+        by_head = graph.constant("by_head", [0, 0, heads, head_width], np.int64)
+        for index, layer in enumerate(self.decoder):
+            for part in ("key", "value"):
+                name = f"decoder.{index}.cross.{part}"
+                projected = self._linear(graph, memory, getattr(layer.cross_attention, part), name)
+                split = graph.node("Reshape", [projected, by_head], f"{name}.split")
+                cached = graph.node("Transpose", [split], f"{name}.by_head", perm=[0, 2, 1, 3])
+                graph.output(cached, f"cross_{part}_{index}", FLOAT, ["rows", heads, "source", head_width])
+        return graph
+
+    def _decoder_graph(self) -> Graph:
+        graph, config = Graph("decoder", self.weights), self.config
+        token, position = graph.input("token", INT64, ["rows"]), graph.input("position", INT32, ["rows"])
+        lengths = graph.input("lengths", INT32, ["rows"])
+        table = graph.weight("target_positions", self.model.target_positions)
+        vectors = self._embed(graph, token, self.model.target_embedding, "target_embedding")
+        positions = graph.node("Gather", [table, position], "target.positions")
+        embedded = graph.node("Add", [vectors, positions], "target.embedded")
+        states = graph.node("Unsqueeze", [embedded, graph.constant("step_axis", [1], np.int64)], "target.step")
+        cache_shape: dict[str, Shape] = {
+            "self": ["rows", config.heads, "capacity", config.head_width],
+            "cross": ["rows", config.heads, "source", config.head_width],
+        }
+
+        def cached(name: str, use: str, index: int, operator: str, queries: list[str], last: str) -> str:
+            """Attention over a cache that comes in as an input and goes out, in place, as an output."""
+            parts = [f"{use}_{part}_{index}" for part in ("key", "value")]
+            caches = [graph.input(part, FLOAT, cache_shape[use]) for part in parts]
+            outputs = [name, *(f"{part}_out" for part in parts)]
+            graph.nodes_with(operator, [*queries, *caches, last], name, outputs, DOMAIN, heads=config.heads)
+            graph.describe(name, FLOAT, ["rows", 1, config.width])
+            for output in outputs[1:]:
+                graph.outputs.append(helper.make_tensor_value_info(output, FLOAT, cache_shape[use]))
+            return name
+
+        for index, layer in enumerate(self.decoder):
+            name = f"decoder.{index}.self"
+            read = self._enter(graph, states, layer.self_residual, name)
+            projected = self._projections(graph, name, layer.self_attention, read, read, 1, 1)
+            attended = cached(name, "self", index, "MaskedSelfAttention", projected, position)
+            change = self._linear(graph, attended, layer.self_attention.output, f"{name}.output")
+            states = self._leave(graph, states, change, layer.self_residual, name)
+            name = f"decoder.{index}.cross"
+            read = self._enter(graph, states, layer.cross_residual, name)
+            query = self._linear(graph, read, layer.cross_attention.query, f"{name}.query")
+            graph.describe(query, FLOAT, ["rows", 1, config.width])
+            attended = cached(name, "cross", index, "CrossAttention", [query], lengths)
+            change = self._linear(graph, attended, layer.cross_attention.output, f"{name}.output")
+            states = self._leave(graph, states, change, layer.cross_residual, name)
+            states = self._feed_forward(
+                graph, states, layer.feed_forward, layer.feed_forward_residual, f"decoder.{index}.feed_forward"
+            )
+        states = self._norm(graph, states, self.model.decoder_norm, "decoder_norm")
+        self._k_best(graph, graph.node("Squeeze", [states, "step_axis"], "step.states"))
+        return graph
+
+    def _attention_graph(self) -> Graph:
+        graph, heads = Graph("attention", self.weights), self.config.heads
+        source, lengths = graph.input("source", INT64, ["rows", "source"]), graph.input("lengths", INT32, ["rows"])
+        target = graph.input("target", INT64, ["rows", "target"])
+        inspected: list[tuple[str, list[str]]] = []
+        visible = self._padding_visibility(graph, source, lengths)
+        memory = self._encoder_layers(graph, self._embed_whole(graph, source, "source"), visible, inspected)
+        states = self._embed_whole(graph, target, "target")
+        causal = self._causal_visibility(graph, target)
+        for index, layer in enumerate(self.decoder):
+            uses: tuple[tuple[str, str, MultiHeadAttention, Residual, str], ...] = (
+                ("self", "MaskedSelfAttention", layer.self_attention, layer.self_residual, causal),
+                ("cross", "CrossAttention", layer.cross_attention, layer.cross_residual, visible),
+            )
+            for use, operator, attention, residual, seen in uses:
+                name = f"decoder.{index}.{use}"
+                read = self._enter(graph, states, residual, name)
+                keys, symbol = (memory, "source") if use == "cross" else (read, "target")
+                projected = self._projections(graph, name, attention, read, keys, "target", symbol)
+                outputs = [name, f"{name}.weights", f"{name}.scores"]
+                graph.nodes_with(operator, [*projected, seen], name, outputs, DOMAIN, heads=heads)
+                graph.describe(name, FLOAT, ["rows", "target", self.config.width])
+                inspected.append((name, outputs[1:]))
+                change = self._linear(graph, name, attention.output, f"{name}.output")
+                states = self._leave(graph, states, change, residual, name)
+            states = self._feed_forward(
+                graph, states, layer.feed_forward, layer.feed_forward_residual, f"decoder.{index}.feed_forward"
+            )
+        for name, values in inspected:
+            queries = "source" if name.startswith("encoder") else "target"
+            keys = "target" if name.endswith("self") and queries == "target" else "source"
+            for value in values:
+                graph.outputs.append(helper.make_tensor_value_info(value, FLOAT, ["rows", heads, queries, keys]))
+        return graph
+
+    def _range(self, graph: Graph, ids: str, name: str) -> str:
+        """``[length]`` int32: 0, 1, 2, … as long as ``ids`` ``[b, length]``."""
+        graph.constant("no_axes", 0, np.int64), graph.constant("one", 1, np.int64)
+        length = graph.node("Gather", [graph.node("Shape", [ids], f"{name}.shape"), "one"], f"{name}.length")
+        counted = graph.node("Range", ["no_axes", length, "one"], f"{name}.counted")
+        return graph.node("Cast", [counted], f"{name}.range", to=INT32)
+
+    def _padding_visibility(self, graph: Graph, source: str, lengths: str) -> str:
+        """``[b, 1, 1, s]`` boolean: True on tokens."""
+        axes = graph.constant("beside", [1, 2, 3], np.int64)
+        ends = graph.node("Unsqueeze", [lengths, axes], "source.ends")
+        visible = graph.node("Less", [self._range(graph, source, "source.padding"), ends], "source.visible")
+        graph.describe(visible, BOOL, ["rows", 1, 1, "source"])
+        return visible
+
+    def _causal_visibility(self, graph: Graph, target: str) -> str:
+        """``[t, t]`` boolean: a query sees itself and what stands before it."""
+        positions = self._range(graph, target, "target.causal")
+        queries = graph.node("Unsqueeze", [positions, graph.constant("after", [1], np.int64)], "target.queries")
+        visible = graph.node("LessOrEqual", [positions, queries], "target.visible")
+        graph.describe(visible, BOOL, ["target", "target"])
+        return visible

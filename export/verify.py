@@ -1,0 +1,175 @@
+"""The parity gate: ONNX Runtime must compute what PyTorch computes, or there is no bundle."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from export.bundle import ParityCase, ParityReport
+from model.search import greedy
+from model.tokenizer import PADDING, START, Tokenizer
+from model.transformer import Encoded, Transformer
+
+Array = NDArray[Any]
+
+BATCH_SIZES = (1, 2, 7, 32)
+CAPACITY = 64
+LOG_PROBABILITY_BOUND = {"fp32": 1e-4, "int8": 0.25}
+"""In nats. An int8 activation that lies on the edge between two steps may round to either side in the two runtimes,
+whose LayerNorm and softmax differ in the last bit; one such step moves a log-probability by up to some hundredths."""
+EQUAL_SHARE_BOUND = {"fp32": 1.0, "int8": 0.97}
+FP32_AGREEMENT_FLOOR = {"fp32": 1.0, "int8": 0.85}
+
+SENTENCES = Path(__file__).with_name("sentences.txt")
+
+
+class Stepper:
+    """The bundle's graphs run slowly and obviously: one session each, every buffer bound anew at every step."""
+
+    def __init__(self, folder: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self.encoder, self.decoder, self.inspector = (
+            onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
+            for name in ("encoder", "decoder", "attention")
+        )
+        self.caches: dict[str, Array] = {}
+        self.lengths = np.zeros(0, np.int32)
+
+    def encode(self, source: Array, lengths: Array) -> Array:
+        """Start on ``source`` ``[b, s]`` int64 with ``lengths`` ``[b]``; returns the memory ``[b, s, w]``."""
+        self.lengths = lengths.astype(np.int32)
+        names = [output.name for output in self.encoder.get_outputs()]
+        outputs = dict(zip(names, self.encoder.run(names, {"source": source, "lengths": self.lengths}), strict=True))
+        memory: Array = outputs.pop("memory")
+        self.caches = dict(outputs)
+        rows, heads, _, head_width = outputs["cross_key_0"].shape
+        for value in self.decoder.get_inputs():
+            if value.name.startswith("self_"):
+                self.caches[value.name] = np.zeros((rows, heads, CAPACITY, head_width), np.float32)
+        return memory
+
+    def step(self, token: Array, position: int, k: int) -> tuple[Array, Array]:
+        """One step at ``position`` after ``token`` ``[b]``: k best tokens ``[b, k]`` and their log-probabilities."""
+        binding = self.decoder.io_binding()
+        feeds: dict[str, Array] = {
+            "token": token.astype(np.int64),
+            "position": np.full(len(token), position, np.int32),
+            "lengths": self.lengths,
+            "k": np.array([k]),
+            **self.caches,
+        }
+        for name, array in feeds.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        names = [output.name for output in self.decoder.get_outputs()]
+        for name in names:
+            if name.endswith("_out"):
+                array = self.caches[name.removesuffix("_out")]
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            else:
+                binding.bind_output(name, "cpu")
+        self.decoder.run_with_iobinding(binding)
+        outputs = dict(zip(names, binding.get_outputs(), strict=True))
+        return outputs["tokens"].numpy(), outputs["log_probabilities"].numpy()
+
+    def attention(self, source: Array, lengths: Array, target: Array) -> dict[str, Array]:
+        """Weights and scores by name, such as ``decoder.1.cross.weights`` ``[b, heads, t, s]``."""
+        names = [output.name for output in self.inspector.get_outputs()]
+        feeds = {"source": source, "lengths": lengths.astype(np.int32), "target": target}
+        return dict(zip(names, self.inspector.run(names, feeds), strict=True))
+
+
+def check(
+    folder: Path, reference: Transformer, fp32: Transformer, tokenizer: Tokenizer, language: str, precision: str
+) -> ParityReport:
+    """Compare the bundle in ``folder`` with ``reference``, the PyTorch model of its precision, and with ``fp32``."""
+    stepper = Stepper(folder)
+    longest = min(reference.config.max_positions, CAPACITY)
+    sources = [
+        tokenizer.source(line, language)[:longest] for line in SENTENCES.read_text(encoding="utf-8").splitlines()
+    ]
+    cases, agreeing, steps = [], 0, 0
+    for rows in BATCH_SIZES:
+        chosen = [sources[(7 * row + rows) % len(sources)] for row in range(rows)]
+        case, agreed = _case(stepper, reference, fp32, chosen, longest)
+        cases.append(case)
+        agreeing, steps = agreeing + agreed, steps + case.tokens
+    equal = sum(case.tokens_equal for case in cases) / steps
+    bound, share, floor = (
+        table[precision] for table in (LOG_PROBABILITY_BOUND, EQUAL_SHARE_BOUND, FP32_AGREEMENT_FLOOR)
+    )
+    worst = max(case.log_probability_error for case in cases)
+    return ParityReport(
+        passed=worst <= bound and equal >= share and agreeing / steps >= floor,
+        reference=f"PyTorch, {precision}",
+        cases=tuple(cases),
+        log_probability_bound=bound,
+        equal_share=round(equal, 5),
+        equal_share_bound=share,
+        fp32_agreement=round(agreeing / steps, 5),
+        fp32_agreement_floor=floor,
+    )
+
+
+@torch.inference_mode()
+def _case(
+    stepper: Stepper, reference: Transformer, fp32: Transformer, chosen: list[list[int]], longest: int
+) -> tuple[ParityCase, int]:
+    lengths = torch.tensor([len(ids) for ids in chosen])
+    source = torch.full((len(chosen), int(lengths.max())), PADDING)
+    for row, ids in zip(source, chosen, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    limits = [min(longest, reference.config.default_limit(len(ids))) for ids in chosen]
+    written = [hypothesis.tokens for hypothesis in greedy(reference, source, lengths, limits)]
+    steps = max(map(len, written))
+    target = torch.full((len(chosen), steps), PADDING)
+    target[:, 0] = START
+    inside = torch.zeros(len(chosen), steps, dtype=torch.bool)
+    for row, tokens in enumerate(written):
+        target[row, 1 : len(tokens)] = torch.tensor(tokens[:-1])
+        inside[row, : len(tokens)] = True
+    encoded = reference.encode(source, lengths)
+    decoded = reference.decode(target, encoded)
+    expected = reference.projection(decoded.states).log_softmax(-1)
+    memory = stepper.encode(source.numpy(), lengths.numpy())
+    found = torch.empty_like(expected)
+    for step in range(steps):
+        tokens_step, likely = stepper.step(target[:, step].numpy(), step, reference.config.vocabulary)
+        found[:, step].scatter_(1, torch.from_numpy(tokens_step), torch.from_numpy(likely))
+    best = found.argmax(-1)
+    plain = fp32.projection(fp32.decode(target, fp32.encode(source, lengths)).states).argmax(-1)
+    real = torch.arange(source.shape[1]) < lengths[:, None]
+    case = ParityCase(
+        rows=len(chosen),
+        lengths=(int(lengths.min()), int(lengths.max())),
+        steps=steps,
+        tokens=int(inside.sum()),
+        tokens_equal=int((best == expected.argmax(-1))[inside].sum()),
+        log_probability_error=_rounded((found - expected).abs()[inside].max()),
+        memory_error=_rounded((torch.from_numpy(memory) - encoded.memory).abs()[real].max()),
+        attention_error=_rounded(_attention_error(stepper, source, lengths, target, encoded, decoded, inside, real)),
+    )
+    return case, int((best == plain)[inside].sum())
+
+
+def _attention_error(
+    stepper: Stepper, source: Any, lengths: Any, target: Any, encoded: Encoded, decoded: Any, inside: Any, real: Any
+) -> Any:
+    """The largest difference of an attention weight among the queries that are tokens."""
+    seen = stepper.attention(source.numpy(), lengths.numpy(), target.numpy())
+    expected = {f"encoder.{index}.self": (attended, real) for index, attended in enumerate(encoded.attention)}
+    for use, attention in (("self", decoded.self_attention), ("cross", decoded.cross_attention)):
+        expected |= {f"decoder.{index}.{use}": (attended, inside) for index, attended in enumerate(attention)}
+    differences = [
+        (torch.from_numpy(seen[f"{name}.weights"]) - attended.weights).abs().transpose(1, 2)[queries].max()
+        for name, (attended, queries) in expected.items()
+    ]
+    return torch.stack(differences).max()
+
+
+def _rounded(value: Any) -> float:
+    """Two significant digits: the last bits differ between processors and must not reach a manifest."""
+    return float(f"{float(value):.1e}")

@@ -1,0 +1,112 @@
+"""A checkpoint: a folder with ``config.json``, ``model.safetensors`` (fp16) and ``tokenizer.model``."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message lists every fault found."""
+
+    def __init__(self, folder: Path, faults: list[str]) -> None:
+        super().__init__(f"checkpoint {folder} cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        self.faults = faults
+
+
+class CheckpointConfig(BaseModel):
+    """The contents of ``config.json``; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    pairs: tuple[tuple[str, str], ...]
+    """Source and target languages the model has learnt, such as ``("en", "de")``."""
+    model: ModelConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its text side. The weights are the fp16 values of the file, held in fp32."""
+
+    config: CheckpointConfig
+    model: Transformer
+    tokenizer: Tokenizer
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write ``weights`` as fp16; a tensor known by two names (tied embeddings) is written once, under the first."""
+    unique: dict[int, tuple[str, Tensor]] = {}
+    for name, weight in weights.items():
+        unique.setdefault(weight.data_ptr(), (name, weight))
+    save_file({name: weight.detach().half().contiguous() for name, weight in unique.values()}, path)
+
+
+def save(folder: Path, config: CheckpointConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+    """Write a checkpoint into ``folder``, made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / WEIGHTS, weights)
+    (folder / TOKENIZER).write_bytes(tokenizer.serialized)
+    (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read and check ``folder``; CheckpointError lists everything that is wrong with it at once."""
+    faults = [f"{name} is missing" for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
+    config, tokenizer, weights = None, None, None
+    if (folder / CONFIG).is_file():
+        try:
+            config = CheckpointConfig.model_validate_json((folder / CONFIG).read_bytes())
+        except ValidationError as error:
+            faults += [
+                f"{CONFIG}: {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
+            ]
+    if (folder / TOKENIZER).is_file():
+        try:
+            tokenizer = Tokenizer.load(folder / TOKENIZER)
+        except ValueError as error:
+            faults.append(f"{TOKENIZER}: {error}")
+    if (folder / WEIGHTS).is_file():
+        try:
+            weights = load_file(folder / WEIGHTS)
+        except (SafetensorError, ValueError) as error:
+            faults.append(f"{WEIGHTS}: {error}")
+    if config and tokenizer and tokenizer.vocabulary != config.model.vocabulary:
+        faults.append(f"{TOKENIZER} has {tokenizer.vocabulary} pieces, {CONFIG} says {config.model.vocabulary}")
+    model = None
+    if config and weights is not None:
+        model = Transformer(config.model).eval()
+        faults += _fit(model, weights)
+    if faults or config is None or model is None or tokenizer is None:
+        raise CheckpointError(folder, faults)
+    return Checkpoint(config, model, tokenizer)
+
+
+def _fit(model: Transformer, weights: Mapping[str, Tensor]) -> list[str]:
+    """Copy ``weights`` into ``model``; what does not fit is left out and returned as faults."""
+    faults, seen = [], set()
+    for name, parameter in model.named_parameters():
+        weight = weights.get(name)
+        seen.add(name)
+        if weight is None:
+            faults.append(f"{WEIGHTS}: {name} is missing")
+        elif weight.shape != parameter.shape:
+            faults.append(f"{WEIGHTS}: {name} is {list(weight.shape)}, expected {list(parameter.shape)}")
+        elif not weight.isfinite().all():
+            faults.append(f"{WEIGHTS}: {name} holds values that are not finite")
+        else:
+            with torch.no_grad():
+                parameter.copy_(weight)
+    return faults + [f"{WEIGHTS}: {name} is not part of this model" for name in weights if name not in seen]

@@ -1,0 +1,132 @@
+"""Parallel text: from tab-separated pairs to padded batches."""
+
+import gzip
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.tokenizer import PADDING, START, Tokenizer
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One sentence in two languages, and where it comes from."""
+
+    source: str
+    target: str
+    origin: str
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read a tab-separated file (plain or .gz) of source, target and, optionally, origin; ValueError names the line."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    pairs = []
+    with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            match line.rstrip("\n").split("\t"):
+                case [source, target]:
+                    pairs.append(Pair(source, target, "all"))
+                case [source, target, origin]:
+                    pairs.append(Pair(source, target, origin))
+                case columns:
+                    raise ValueError(f"{path}, line {number}: {len(columns)} tab-separated columns, expected 2 or 3")
+    return pairs
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token ids, int64 once they reach the model."""
+
+    source: Ids
+    """``[rows, source]``"""
+    source_lengths: Ids
+    """``[rows]``"""
+    target: Ids
+    """``[rows, target]``: what the decoder reads, a start token first."""
+    labels: Ids
+    """``[rows, target]``: what it should predict there; padding where there is nothing."""
+
+
+def pad(rows: list[Ids]) -> Ids:
+    """``[len(rows), longest]``, padded at the end."""
+    padded = np.full((len(rows), max(map(len, rows))), PADDING, np.int32)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded
+
+
+class Corpus:
+    """Pairs as token ids, and how often each may appear in a pass over them."""
+
+    def __init__(self, sources: list[Ids], targets: list[Ids], weights: NDArray[np.float32]) -> None:
+        self.sources, self.targets, self.weights = sources, targets, weights
+        self.lengths = np.array([(len(s), len(t)) for s, t in zip(sources, targets, strict=True)], np.int32)
+
+    @classmethod
+    def encode(
+        cls, pairs: list[Pair], tokenizer: Tokenizer, language: str, longest: int, weights: Mapping[str, float]
+    ) -> "Corpus":
+        """Tokenise ``pairs`` into ``language``; drop those empty or over ``longest`` tokens on a side.
+
+        ``weights`` gives, by origin, how often a pair appears in one pass (1 unless named; fractions are chances).
+        """
+        sources, targets, kept = [], [], []
+        for pair in pairs:
+            source, target = tokenizer.source(pair.source, language), tokenizer.target(pair.target)
+            if 2 < len(source) <= longest and 1 < len(target) <= longest:
+                sources.append(np.array(source, np.int32))
+                targets.append(np.array(target, np.int32))
+                kept.append(weights.get(pair.origin, 1.0))
+        return cls(sources, targets, np.array(kept, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The pairs at ``rows``, padded."""
+        start = np.array([START], np.int32)
+        labels = pad([self.targets[row] for row in rows])
+        return Batch(
+            source=pad([self.sources[row] for row in rows]),
+            source_lengths=self.lengths[rows, 0],
+            target=pad([np.concatenate((start, self.targets[row][:-1])) for row in rows]),
+            labels=labels,
+        )
+
+    def plan(self, tokens: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+        """One pass as lists of rows, at most ``tokens`` padded tokens (source and target) each, in random order.
+
+        Pairs of like length share a batch, which keeps padding to a few per cent. The same arguments give the same
+        plan.
+        """
+        random = np.random.default_rng((seed, epoch))
+        times = np.floor(self.weights + random.random(len(self))).astype(np.int64)
+        rows = np.repeat(np.arange(len(self)), times)
+        # Random first, then by length: ties among equal lengths fall differently in every pass.
+        random.shuffle(rows)
+        source, target = self.lengths[rows].T
+        rows = rows[np.lexsort((source, np.maximum(source, target) // 2))]
+        batches, begin, widest = [], 0, (0, 0)
+        for end, row in enumerate(rows):
+            grown = (max(widest[0], self.lengths[row, 0]), max(widest[1], self.lengths[row, 1]))
+            if end > begin and sum(grown) * (end - begin + 1) > tokens:
+                batches.append(rows[begin:end])
+                begin, grown = end, tuple(self.lengths[row])
+            widest = grown
+        batches.append(rows[begin:])
+        random.shuffle(batches)
+        return batches
+
+    def batches(self, tokens: int, seed: int, first: int = 0) -> Iterator[Batch]:
+        """Batches without end, pass after pass, from the ``first``-th on."""
+        epoch, done = 0, 0
+        while True:
+            plan = self.plan(tokens, seed, epoch)
+            for rows in plan[max(0, first - done) :]:
+                yield self.batch(rows)
+            epoch, done = epoch + 1, done + len(plan)

@@ -1,0 +1,96 @@
+"""Text to token ids and back: sentencepiece, special tokens, and a token for each target language. No torch."""
+
+import io
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+PADDING, UNKNOWN, START, END = range(4)
+LANGUAGES = ("en", "de")
+"""Languages that have a token in every vocabulary; which pairs a model has learnt stands in its checkpoint."""
+
+
+def language_token(language: str) -> str:
+    """The piece that opens a source and asks for ``language``, such as ``<2de>``."""
+    return f"<2{language}>"
+
+
+def normalise(text: str) -> str:
+    """Canonical composition (NFC) and single spaces; nothing else is changed, so text survives a round trip."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+class Tokenizer:
+    """A sentencepiece model shared by source and target.
+
+    Bytes stand in for characters that the vocabulary lacks, so no text is unknown. Special tokens are control symbols:
+    text that spells one is read as ordinary characters.
+    """
+
+    def __init__(self, serialized: bytes) -> None:
+        self.serialized = serialized
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(serialized)
+        except RuntimeError as error:
+            raise ValueError(f"not a sentencepiece model: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read a sentencepiece model file; OSError or ValueError when that cannot be."""
+        return cls(path.read_bytes())
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary: int) -> "Tokenizer":
+        """Learn a unigram vocabulary of ``vocabulary`` pieces, special ones and 256 bytes included."""
+        written = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(normalise(text) for text in texts),
+            model_writer=written,
+            vocab_size=vocabulary,
+            model_type="unigram",
+            character_coverage=0.9998,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            pad_id=PADDING,
+            unk_id=UNKNOWN,
+            bos_id=START,
+            eos_id=END,
+            control_symbols=[language_token(language) for language in LANGUAGES],
+            num_threads=2,
+            minloglevel=2,
+        )
+        return cls(written.getvalue())
+
+    @property
+    def vocabulary(self) -> int:
+        """How many pieces there are."""
+        return int(self._processor.GetPieceSize())
+
+    def language_id(self, language: str) -> int:
+        """The id of ``language``'s token; KeyError when the vocabulary has none."""
+        token = self._processor.PieceToId(language_token(language))
+        if token == UNKNOWN:
+            raise KeyError(language)
+        return int(token)
+
+    def source(self, text: str, target_language: str) -> list[int]:
+        """What the encoder reads: the target language's token, the text's pieces, the end token."""
+        return [self.language_id(target_language), *self._processor.EncodeAsIds(normalise(text)), END]
+
+    def target(self, text: str) -> list[int]:
+        """What the decoder writes: the text's pieces and the end token."""
+        return [*self._processor.EncodeAsIds(normalise(text)), END]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``; special tokens vanish, bytes that are not UTF-8 become U+FFFD."""
+        return str(self._processor.DecodeIds([int(token) for token in ids]))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The pieces as written in the vocabulary (``▁`` opens a word), for people to look at."""
+        return [str(self._processor.IdToPiece(int(token))) for token in ids]
+
+    def __iter__(self) -> Iterator[str]:
+        return (str(self._processor.IdToPiece(token)) for token in range(self.vocabulary))

@@ -1,0 +1,271 @@
+"""Training: from parallel text to a checkpoint, stoppable and repeatable."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import sacrebleu
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model import checkpoint
+from model.checkpoint import CheckpointConfig
+from model.config import ModelConfig
+from model.corpus import Batch, Corpus, Pair, read_pairs
+from model.loss import label_smoothed_cross_entropy
+from model.optimizer import Muon
+from model.tokenizer import PADDING, Tokenizer
+from model.transformer import Transformer
+from model.translate import translate
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class TrainSettings(BaseModel):
+    """Everything that decides a run. The same settings on the same machine repeat it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "dragoman"
+    pair: tuple[str, str] = ("en", "de")
+    model: ModelConfig = ModelConfig()
+    longest: Positive = 128
+    """Pairs with more tokens on a side are left out."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """How often a pair of an origin appears in one pass; 1 unless named."""
+    tokens: Positive = 8000
+    """Padded tokens a step, source and target together."""
+    steps: Positive = 4000
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: Rate = 3e-3
+    warmup: Positive = 400
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """The last share of the steps, over which the rate falls in a straight line to a fiftieth."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    clip: Rate = 1.0
+    """The largest norm of the whole gradient."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """"auto" takes bf16 where the hardware multiplies it (a CUDA device, a processor with AMX or AVX-512 BF16)."""
+    seed: int = 1
+    save_every: Positive = 250
+    average: Positive = 4
+    """How many of the last saved steps are averaged into the checkpoint."""
+    evaluate_every: Positive = 500
+    evaluate_sentences: Positive = 64
+    """Of dev, for the BLEU on the way."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of ``step`` (from 0): warm-up, inverse square root (section 5.3), then the decay."""
+        done = step + 1
+        rate = self.learning_rate * min(done / self.warmup, (self.warmup / done) ** 0.5)
+        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return float(rate * max(0.02, min(1.0, left)))
+
+
+def device_and_precision(precision: str) -> tuple[torch.device, bool]:
+    """Where to train, and whether in bf16."""
+    cuda = torch.cuda.is_available()
+    fast = cuda or any(torch.cpu.get_capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return torch.device("cuda" if cuda else "cpu"), precision == "bf16" or (precision == "auto" and fast)
+
+
+class Run:
+    """A training run in a folder.
+
+    ===================  ==========================================================
+    ``settings.json``    the settings it was started with
+    ``tokenizer.model``  learnt from the training text unless it was there already
+    ``state.pt``         the last saved step, to go on from
+    ``step-*.safetensors``  the weights of the last few saved steps
+    ``log.jsonl``        a line each report
+    ``checkpoint/``      the averaged model so far
+    ===================  ==========================================================
+    """
+
+    def __init__(self, folder: Path, settings: TrainSettings, train: Path, dev: Path, console: Console) -> None:
+        self.folder, self.settings, self.console = folder, settings, console
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        torch.manual_seed(settings.seed)
+        self.device, self.bf16 = device_and_precision(settings.precision)
+        console.print(f"training on {self.device.type} in {'bf16' if self.bf16 else 'fp32'}")
+        with console.status("reading the text"):
+            pairs, self.dev_pairs = read_pairs(train), read_pairs(dev)
+        with console.status(f"learning a vocabulary of {settings.model.vocabulary} pieces from {len(pairs)} pairs"):
+            self.tokenizer = self._tokenizer(pairs)
+        with console.status(f"tokenising {len(pairs)} pairs"):
+            encode = (self.tokenizer, settings.pair[1], settings.longest)
+            self.corpus = Corpus.encode(pairs, *encode, settings.weights)
+            self.dev = Corpus.encode(self.dev_pairs, *encode, {})
+        console.print(f"{len(self.corpus)} of {len(pairs)} pairs kept, {int(self.corpus.lengths.sum())} tokens")
+        self.model = Transformer(settings.model).to(self.device)
+        console.print(f"{sum(parameter.numel() for parameter in self.model.parameters()):,} parameters")
+        self.optimizers = self._optimizers()
+        self.step, self.tokens_seen, self.seconds = 0, 0, 0.0
+        self._resume()
+
+    def _tokenizer(self, pairs: list[Pair]) -> Tokenizer:
+        path = self.folder / checkpoint.TOKENIZER
+        if not path.exists():
+            texts = (text for pair in pairs for text in (pair.source, pair.target))
+            _replace(path, Tokenizer.train(texts, self.settings.model.vocabulary).serialized)
+        return Tokenizer.load(path)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices inside, AdamW for embeddings, norms and biases; or AdamW for all."""
+        inner: list[Tensor] = []
+        outer: list[Tensor] = []
+        for name, parameter in self.model.named_parameters():
+            matrix = parameter.ndim == 2 and not name.startswith(("source_", "target_", "projection"))
+            (inner if matrix and self.settings.optimizer == "muon" else outer).append(parameter)
+        adamw = torch.optim.AdamW(
+            outer, lr=self.settings.learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True
+        )
+        return [adamw, Muon(inner, lr=self.settings.learning_rate)] if inner else [adamw]
+
+    def train(self) -> Path:
+        """Train to the last step and return the checkpoint's folder. An interrupt saves first."""
+        settings = self.settings
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        described = [TextColumn(column) if isinstance(column, str) else column for column in columns]
+        batches = self.corpus.batches(settings.tokens, settings.seed, first=self.step)
+        with Progress(*described, console=self.console, refresh_per_second=2) as progress:
+            task = progress.add_task("training", total=settings.steps, completed=self.step)
+            try:
+                for report in self._steps(batches):
+                    progress.update(task, completed=self.step, description=f"loss {report['loss']:.3f}")
+                    if self.step % settings.evaluate_every == 0 or self.step == settings.steps:
+                        report |= self.evaluate()
+                        self.console.print(_line(report))
+                    if self.step % 50 == 0 or self.step == settings.steps:
+                        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                            log.write(json.dumps(report) + "\n")
+            except KeyboardInterrupt:
+                self.save()
+                self.console.print(f"stopped and saved at step {self.step}; the same command goes on from there")
+                raise
+        if self.step % settings.save_every:
+            self.save()
+        return self.folder / "checkpoint"
+
+    def _steps(self, batches: Iterator[Batch]) -> Iterator[dict[str, Any]]:
+        recent: list[float] = []
+        while self.step < self.settings.steps:
+            begin = time.perf_counter()
+            loss, tokens = self._update(next(batches))
+            self.seconds += time.perf_counter() - begin
+            self.step, self.tokens_seen = self.step + 1, self.tokens_seen + tokens
+            recent = [*recent[-49:], loss]
+            report = {
+                "step": self.step,
+                "loss": float(np.mean(recent)),
+                "rate": self.settings.rate(self.step - 1),
+                "tokens": self.tokens_seen,
+                "minutes": round(self.seconds / 60, 2),
+                "tokens_per_second": round(self.tokens_seen / self.seconds),
+            }
+            if self.step % self.settings.save_every == 0:
+                self.save()
+            yield report
+
+    def _loss(self, batch: Batch, smoothing: float) -> Tensor:
+        source, lengths, target, labels = (
+            torch.from_numpy(array).long().to(self.device)
+            for array in (batch.source, batch.source_lengths, batch.target, batch.labels)
+        )
+        real = labels != PADDING
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            states = self.model.decode(target, self.model.encode(source, lengths)).states
+            weight = self.model.projection.weight
+            return label_smoothed_cross_entropy(states[real], weight, labels[real], smoothing)
+
+    def _update(self, batch: Batch) -> tuple[float, int]:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.rate(self.step)
+            optimizer.zero_grad()
+        loss = self._loss(batch, self.settings.label_smoothing)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.item(), int(batch.source_lengths.sum() + (batch.labels != PADDING).sum())
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, Any]:
+        """Loss on dev in nats a token, without smoothing, and greedy BLEU of a fixed sample of it."""
+        self.model.eval()
+        losses, counts = [], []
+        for rows in self.dev.plan(self.settings.tokens, seed=0, epoch=0):
+            batch = self.dev.batch(rows)
+            counts.append(int((batch.labels != PADDING).sum()))
+            losses.append(float(self._loss(batch, 0.0)) * counts[-1])
+        sample = random.Random(0).sample(self.dev_pairs, min(self.settings.evaluate_sentences, len(self.dev_pairs)))
+        texts = [pair.source for pair in sample]
+        written = dict(translate(self.model, self.tokenizer, texts, self.settings.pair[1]))
+        bleu = sacrebleu.corpus_bleu(
+            [written[index] for index in range(len(texts))], [[pair.target for pair in sample]]
+        )
+        self.model.train()
+        return {"dev_loss": sum(losses) / sum(counts), "dev_bleu": round(bleu.score, 2), "example": written[0]}
+
+    def save(self) -> None:
+        """Write the state to go on from and the averaged checkpoint so far; each file whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "random": torch.get_rng_state(),
+            "progress": (self.step, self.tokens_seen, self.seconds),
+        }
+        partial = self.folder / "state.pt.partial"
+        torch.save(state, partial)
+        os.replace(partial, self.folder / "state.pt")
+        checkpoint.save_weights(self.folder / f"step-{self.step:07}.safetensors", dict(self.model.named_parameters()))
+        saved = sorted(self.folder.glob("step-*.safetensors"))
+        for old in saved[: -self.settings.average]:
+            old.unlink()
+        averaged = average(saved[-self.settings.average :])
+        config = CheckpointConfig(name=self.settings.name, pairs=(self.settings.pair,), model=self.settings.model)
+        checkpoint.save(self.folder / "checkpoint", config, averaged, self.tokenizer)
+
+    def _resume(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        torch.set_rng_state(state["random"].cpu())
+        self.step, self.tokens_seen, self.seconds = state["progress"]
+        self.console.print(f"going on from step {self.step}")
+
+
+def average(files: list[Path]) -> dict[str, Tensor]:
+    """The mean of the weights in ``files`` (section 6.1), taken in fp32."""
+    weights = [load_file(file) for file in files]
+    return {name: torch.stack([each[name].float() for each in weights]).mean(0) for name in weights[0]}
+
+
+def _replace(path: Path, contents: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(contents)
+    os.replace(partial, path)
+
+
+def _line(report: dict[str, Any]) -> str:
+    return (
+        f"step {report['step']}  {report['minutes']} min  {report['tokens_per_second']} tokens/s  "
+        f"loss {report['loss']:.3f}  dev loss {report['dev_loss']:.3f}  dev BLEU {report['dev_bleu']}  "
+        f"«{report['example']}»"
+    )

@@ -1,0 +1,369 @@
+"""The command ``dragoman``: thin verbs that import what they need when they are called."""
+
+import asyncio
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from serving.settings import PREFIX, SHIPPED, Settings
+
+if TYPE_CHECKING:
+    from serving.pipeline import Pipeline
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def fail(message: str) -> NoReturn:
+    """One clear message on standard error, and exit status 1."""
+    errors.print(message, markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command``, whose first parameter is `Settings`, an option for every setting."""
+    own = list(inspect.signature(command).parameters.values())[1:]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                (field.annotation if field.annotation in (int, float, str, Path) else str) | None,
+                typer.Option(
+                    help=f"{field.description} [{PREFIX}{name.upper()}; {_default(field)}]", show_default=False
+                ),
+            ],
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+    def wrapped(**given: Any) -> None:
+        names = set(Settings.model_fields)
+        try:
+            settings = Settings(**{name: given[name] for name in names if given[name] is not None})
+        except ValidationError as error:
+            fail("\n".join(_setting_fault(fault) for fault in error.errors()))
+        command(settings, **{name: value for name, value in given.items() if name not in names})
+
+    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
+    wrapped.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
+    return wrapped
+
+
+def _default(field: Any) -> str:
+    if field.default is SHIPPED:
+        return "the one that ships"
+    return "all cores" if field.default_factory else str(field.default)
+
+
+def _setting_fault(fault: Any) -> str:
+    place = ".".join(map(str, fault["loc"]))
+    return f"setting {place}: {fault['msg']}, not {fault['input']!r}" if place else fault["msg"]
+
+
+@app.command()
+@with_settings
+def serve(settings: Settings) -> None:
+    """Start the service and answer until it is told to stop."""
+    from export.bundle import BundleError, read_manifest
+    from serving.deployment import PortTaken, check_port, run
+
+    url = f"http://{settings.host}:{settings.port}"
+    example = """-d '{"text": "The file could not be opened."}'"""
+
+    def ready() -> None:
+        print(f"ready on {url}; try\n\n  curl {url}/v1/translate {example}\n", flush=True)
+
+    try:
+        # Before Ray starts, which takes seconds: what is wrong with a setting is said at once.
+        check_port(settings.host, settings.port)
+        manifest = read_manifest(settings.bundle)
+        print(
+            f"starting {manifest.name} ({manifest.precision}), {settings.replicas} × {settings.cpus} threads",
+            flush=True,
+        )
+        run(settings, ready)
+    except (BundleError, PortTaken) as error:
+        fail(str(error))
+    print("stopped", flush=True)
+
+
+def _lines() -> list[str]:
+    """Standard input as lines; a byte that is not UTF-8 is refused with its line's number."""
+    lines = []
+    for number, line in enumerate(sys.stdin.buffer.read().removesuffix(b"\n").split(b"\n"), 1):
+        try:
+            lines.append(line.decode())
+        except UnicodeDecodeError as error:
+            fail(f"line {number} is not UTF-8: {error.reason} at byte {error.start + 1}")
+    return lines
+
+
+def _each_line(settings: Settings, work: Callable[["Pipeline", str], Any], blank: str) -> None:
+    """Print the result of ``work`` for each line of standard input, in order; say which failed and leave them blank."""
+    from rich.progress import Progress
+
+    from export.bundle import BundleError
+    from serving.errors import ServiceError
+    from serving.pipeline import Pipeline
+
+    lines = _lines()
+    try:
+        pipeline = Pipeline(settings.model_copy(update={"queue_tokens": sys.maxsize, "timeout": 86_400.0}))
+    except BundleError as error:
+        fail(str(error))
+    failed = 0
+
+    async def run() -> None:
+        nonlocal failed
+        window = asyncio.Semaphore(4 * settings.rows)
+
+        async def one(line: str) -> str:
+            async with window:
+                return str(await work(pipeline, line)) if line.strip() else blank
+
+        with Progress(console=errors, transient=True, disable=len(lines) < 100 or not errors.is_terminal) as progress:
+            tasks = [asyncio.create_task(one(line)) for line in lines]
+            for number, task in enumerate(progress.track(tasks, description="lines"), 1):
+                try:
+                    print(await task)
+                except ServiceError as error:
+                    failed += 1
+                    print(blank)
+                    errors.print(f"line {number}: {error.detail}", markup=False, soft_wrap=True)
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        fail("stopped")
+    finally:
+        pipeline.close()
+    if failed:
+        fail(f"{failed} of {len(lines)} lines failed")
+
+
+@app.command()
+@with_settings
+def translate(
+    settings: Settings,
+    source: Annotated[str | None, typer.Option(help="Language of the input; the model's first unless given.")] = None,
+    target: Annotated[str | None, typer.Option(help="Language to write; the first there is unless given.")] = None,
+) -> None:
+    """Translate standard input line by line, without a server."""
+
+    async def work(pipeline: "Pipeline", line: str) -> str:
+        [found], _ = await pipeline.translate([line], *pipeline.pair(source, target), None)
+        if found.finish_reason == "length":
+            errors.print(f"ran into its limit and may be cut short: {line}", markup=False, soft_wrap=True)
+        return " ".join(found.text.splitlines())
+
+    _each_line(settings, work, blank="")
+
+
+@app.command()
+@with_settings
+def encode(
+    settings: Settings,
+    source: Annotated[str | None, typer.Option(help="Language of the input; the model's first unless given.")] = None,
+) -> None:
+    """Encode standard input line by line: a JSON list each, the mean over its tokens scaled to length 1."""
+    from serving.pipeline import sentence_vector
+
+    async def work(pipeline: "Pipeline", line: str) -> str:
+        _, [memory], _ = await pipeline.encode([line], *pipeline.pair(source, None))
+        return json.dumps(sentence_vector(memory).tolist())
+
+    _each_line(settings, work, blank="null")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint (a bundle with --list or --subgraph).")],
+    bundle: Annotated[Path | None, typer.Argument(help="Folder to write (a file with --subgraph).")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    attention: Annotated[str, typer.Option(help="Bodies of the attention functions: standard or fused.")] = "fused",
+    list_: Annotated[bool, typer.Option("--list", help="List a bundle's attention nodes with their shapes.")] = False,
+    subgraph: Annotated[str | None, typer.Option(help="Cut one attention node out, such as decoder.1.cross.")] = None,
+    graph: Annotated[str | None, typer.Option(help="Cut from encoder, decoder or attention.")] = None,
+) -> None:
+    """Export a checkpoint to a bundle; list a bundle's attention; cut one attention out as a model of its own."""
+    if list_:
+        return _list_attention(checkpoint)
+    if bundle is None:
+        fail("name the folder to write" if subgraph is None else "name the file to write")
+    if subgraph is not None:
+        return _cut_out(checkpoint, subgraph, graph, bundle)
+    for name, value, known in (
+        ("precision", precision, ("fp32", "int8")),
+        ("attention", attention, ("standard", "fused")),
+    ):
+        if value not in known:
+            fail(f"--{name} is {value!r}; it takes {' or '.join(known)}")
+    _require("torch", "export")
+    from export.exporter import ParityError
+    from export.exporter import export as run
+    from model.checkpoint import CheckpointError
+
+    try:
+        with errors.status(f"exporting {checkpoint} in {precision} and comparing it with PyTorch"):
+            manifest = run(checkpoint, bundle, precision, attention)  # type: ignore[arg-type]
+    except (CheckpointError, ParityError, FileExistsError) as error:
+        fail(str(error))
+    report = manifest.parity
+    assert report is not None
+    table = Table("rows", "source tokens", "steps", "tokens equal", "log-probability", "memory", "attention weights")
+    for case in report.cases:
+        table.add_row(
+            str(case.rows),
+            f"{case.lengths[0]} to {case.lengths[1]}",
+            str(case.steps),
+            f"{case.tokens_equal} of {case.tokens}",
+            *(f"{error:.1e}" for error in (case.log_probability_error, case.memory_error, case.attention_error)),
+        )
+    console = Console()
+    console.print(f"ONNX Runtime against {report.reference}: largest differences", table)
+    size = sum(file.bytes for file in manifest.files.values()) / 1e6
+    console.print(f"{bundle}: {manifest.name}, {precision}, {attention} attention, {size:.1f} MB")
+
+
+def _list_attention(bundle: Path) -> None:
+    from export.bundle import BundleError, read_manifest
+
+    _require("onnx", "export")
+    from export.subgraph import attention_nodes
+
+    try:
+        read_manifest(bundle)
+    except BundleError as error:
+        fail(str(error))
+    for node in attention_nodes(bundle):
+        takes, gives = (
+            ", ".join(f"{name} {shape}" for name, shape in values.items()) for values in (node.inputs, node.outputs)
+        )
+        print(f"{node.graph}  {node.name}  {node.function}, layer {node.layer}, {node.heads} heads")
+        print(f"    {takes}\n    -> {gives}")
+
+
+def _cut_out(bundle: Path, name: str, graph: str | None, path: Path) -> None:
+    _require("onnx", "export")
+    import onnx
+
+    from export.bundle import GRAPHS
+    from export.subgraph import attention_nodes, cut_out
+
+    if graph is not None and graph not in GRAPHS:
+        fail(f"--graph is {graph!r}; it takes {', '.join(GRAPHS)}")
+    try:
+        onnx.save(cut_out(bundle, name, graph), path)
+    except FileNotFoundError as error:
+        fail(f"{bundle} is not a bundle: {error}")
+    except KeyError:
+        known = sorted({node.name for node in attention_nodes(bundle) if graph in (None, node.graph)})
+        fail(f"there is no attention called {name!r}; there are {', '.join(known)}")
+    print(path)
+
+
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="Folder of the run; an interrupted run goes on from there.")],
+    data: Annotated[Path, typer.Option(help="Training pairs: source, target and origin, tab-separated, .gz or not.")],
+    dev: Annotated[Path, typer.Option(help="Pairs to evaluate on the way.")],
+    recipe: Annotated[Path | None, typer.Option(help="JSON of the settings; see model/train.py.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as steps=2000; dots nest.")] = None,
+) -> None:
+    """Train a model; the checkpoint so far is always in FOLDER/checkpoint."""
+    _require("torch", "train")
+    from model.train import Run, TrainSettings
+
+    try:
+        chosen = json.loads(recipe.read_text(encoding="utf-8")) if recipe else {}
+        for setting in set_ or []:
+            _put(chosen, setting)
+        settings = TrainSettings.model_validate(chosen)
+    except (OSError, json.JSONDecodeError, ValidationError) as error:
+        fail(str(error))
+    for path in (data, dev):
+        if not path.is_file():
+            fail(f"{path} is not a file")
+    try:
+        print(Run(folder, settings, data, dev, errors).train())
+    except ValueError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _put(settings: dict[str, Any], assignment: str) -> None:
+    """Apply ``name=value``, ``name.inner=value``; values are JSON, else text."""
+    name, _, value = assignment.partition("=")
+    *outer, last = name.split(".")
+    for part in outer:
+        settings = settings.setdefault(part, {})
+    try:
+        settings[last] = json.loads(value)
+    except json.JSONDecodeError:
+        settings[last] = value
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A checkpoint (PyTorch) or a bundle (ONNX Runtime).")],
+    data: Annotated[Path, typer.Option(help="Pairs with origins, tab-separated, .gz or not.")],
+    limit: Annotated[int | None, typer.Option(help="Only the first so many pairs.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the translations here, a line each.")] = None,
+) -> None:
+    """BLEU and chrF in total and per origin, greedy."""
+    _require("sacrebleu", "train")
+    from model.checkpoint import CheckpointError
+    from model.corpus import read_pairs
+    from model.evaluate import score, translations
+    from serving.evaluate import translations as served
+
+    try:
+        pairs = read_pairs(data)[:limit]
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    bundle = (model / "manifest.json").exists()
+    try:
+        written = (served if bundle else translations)(model, pairs, errors)
+    except (CheckpointError, ValueError) as error:
+        fail(str(error))
+    if output:
+        output.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")
+    table = Table("origin", "pairs", "BLEU", "chrF")
+    for row in (rows := score(pairs, written)):
+        table.add_row(row.origin, str(row.pairs), f"{row.bleu:.2f}", f"{row.chrf:.2f}")
+    Console().print(table)
+    total = rows[-1]
+    print(json.dumps({"model": str(model), "pairs": total.pairs, "bleu": total.bleu, "chrf": total.chrf}))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def loadtest(context: typer.Context) -> None:
+    """Load a service with Locust and measure it; see dragoman loadtest --help."""
+    _require("locust", "loadtest")
+    from loadtest.run import main
+
+    raise typer.Exit(main(context.args))
+
+
+def _require(module: str, extra: str) -> None:
+    """Fail with the way out when an optional package is missing."""
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        fail(f"{module} is not installed; run: pip install 'dragoman[{extra}]'")
+
+
+if __name__ == "__main__":
+    app()

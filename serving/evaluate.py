@@ -1,0 +1,35 @@
+"""Translations of an evaluation set by the engine."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from model.corpus import Pair
+from serving.pipeline import Pipeline
+from serving.settings import Settings
+
+
+def translations(bundle: Path, pairs: Sequence[Pair], console: Console) -> list[str]:
+    """Translations of ``pairs`` by the bundle, greedy, with a progress bar on ``console``."""
+    pipeline = Pipeline(Settings(bundle=bundle, queue_tokens=sys.maxsize, timeout=86_400))
+    source, target = pipeline.pair(None, None)
+
+    async def run() -> list[str]:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("translating", total=len(pairs))
+
+            async def one(text: str) -> str:
+                [found], _ = await pipeline.translate([text], source, target, None)
+                progress.advance(task)
+                return found.text
+
+            return await asyncio.gather(*(one(pair.source) for pair in pairs))
+
+    try:
+        return asyncio.run(run())
+    finally:
+        pipeline.close()

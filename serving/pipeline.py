@@ -1,0 +1,277 @@
+"""Text in, text out: limits, sentences, tokens, the engine, and the text put together again."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import TOKENIZER, Manifest, read_manifest
+from model.sentences import Sentence, split
+from model.tokenizer import START, Tokenizer
+from serving.engine import Attended, Encoded, Engine, Job, Timings, Translated, encoding, inspection, translation
+from serving.errors import DeadlineExceeded, Invalid, TooLarge
+from serving.runtime import Runtime
+from serving.settings import Settings
+
+Array = NDArray[Any]
+
+KINDS = {"encoder": "encoder.{}.self", "decoder": "decoder.{}.self", "encoder-decoder": "decoder.{}.cross"}
+"""Kinds of attention to the names of their arrays."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translated text."""
+
+    text: str
+    score: float
+    """Sum of the log-probabilities of its tokens."""
+    tokens: int
+    finish_reason: Literal["stop", "length"]
+    """"length" when any sentence ran into its limit, else "stop"."""
+
+    @property
+    def mean_score(self) -> float:
+        """The score per token."""
+        return self.score / max(1, self.tokens)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One kind of attention in one layer."""
+
+    kind: str
+    layer: int
+    queries: list[str]
+    keys: list[str]
+    """Pieces, as the tokenizer writes them."""
+    weights: Array
+    scores: Array
+    """``[heads, queries, keys]`` fp32."""
+
+
+Stages = dict[str, float]
+"""Seconds by stage; those of several sentences overlap, so each is its longest."""
+
+
+class Pipeline:
+    """A bundle ready to work, for one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        folder: Path = settings.bundle
+        self.settings = settings
+        self.manifest: Manifest = read_manifest(folder)
+        self.tokenizer = Tokenizer.load(folder / TOKENIZER)
+        runtime = Runtime(folder, self.manifest, settings.cpus, settings.device)
+        self.engine = Engine(runtime, settings.rows, settings.encode_tokens, settings.queue_tokens)
+        self.warm = False
+        """Whether every graph has run once."""
+
+    async def warm_up(self) -> None:
+        """Take every graph through a first run."""
+        source, target = self.pair(None, None)
+        await self.attention("Hello.", None, source, target, "encoder-decoder", None, None)
+        self.warm = True
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self.engine.stop()
+
+    async def translate(
+        self, texts: Sequence[str], source: str, target: str, max_tokens: int | None
+    ) -> tuple[list[Translation], Stages]:
+        """Translate ``texts`` sentence by sentence, each with at most ``max_tokens`` target tokens a sentence.
+
+        ``source`` and ``target`` are one of the model's pairs (`pair`). Raises Invalid, TooLarge, QueueFull,
+        DeadlineExceeded, NotReady.
+        """
+        begin = time.perf_counter()
+        self._check("text", texts)
+        limits = self.manifest.limits
+        if max_tokens is not None and max_tokens > limits.target_tokens:
+            raise Invalid([("max_tokens", f"is {max_tokens}; the limit is {limits.target_tokens}")])
+        # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
+        pieces, sources = await asyncio.to_thread(self._cut, texts, target)
+        jobs = [
+            translation(ids, max_tokens or self.manifest.model.default_limit(len(ids)), self.settings.timeout)
+            for ids in sources
+        ]
+        tokenised = time.perf_counter()
+        results: list[Translated] = await self._run(jobs)
+        decoded = time.perf_counter()
+        translations = await asyncio.to_thread(self._join, pieces, results)
+        stages = {"tokenise": tokenised - begin, **_stages(results), "detokenise": time.perf_counter() - decoded}
+        return translations, stages
+
+    async def encode(
+        self, texts: Sequence[str], source: str, target: str
+    ) -> tuple[list[list[str]], list[Array], Stages]:
+        """Pieces and encoder output ``[tokens, width]`` of each text, read whole; the same errors.
+
+        The memory is what a translation from ``source`` into ``target`` attends to.
+        """
+        begin = time.perf_counter()
+        self._check("text", texts)
+        ids = await asyncio.to_thread(
+            lambda: [self._source(text, target, _field("text", n, texts)) for n, text in enumerate(texts)]
+        )
+        tokenised = time.perf_counter()
+        results: list[Encoded] = await self._run([encoding(each, self.settings.timeout) for each in ids])
+        pieces = [self.tokenizer.pieces(each) for each in ids]
+        stages = {"tokenise": tokenised - begin, **_stages(results)}
+        return pieces, [result.memory for result in results], stages
+
+    async def attention(
+        self,
+        text: str,
+        written: str | None,
+        source: str,
+        target: str,
+        kind: str,
+        layer: int | None,
+        head: int | None,
+    ) -> tuple[Attention, Stages]:
+        """What ``kind`` of attention sees in ``layer`` (the last unless given), in one ``head`` or in all.
+
+        The text is read whole and its translation, ``written`` or the model's own, is teacher-forced. The same errors.
+        """
+        begin = time.perf_counter()
+        model = self.manifest.model
+        layers = model.encoder_layers if kind == "encoder" else model.decoder_layers
+        layer = layers - 1 if layer is None else layer
+        if layer >= layers:
+            raise Invalid([("layer", f"is {layer}; {kind} attention has layers 0 to {layers - 1}")])
+        if head is not None and head >= model.heads:
+            raise Invalid([("head", f"is {head}; there are heads 0 to {model.heads - 1}")])
+        self._check("text", [text])
+        limit = self.settings.max_attention_tokens
+        source_ids = self._source(text, target, "text")
+        if len(source_ids) > limit:
+            raise TooLarge("text", len(source_ids), limit, "tokens")
+        tokenised = time.perf_counter()
+        stages = {"tokenise": tokenised - begin}
+        if written is None:
+            most = min(limit, model.default_limit(len(source_ids)))
+            [found] = await self._run([translation(source_ids, most, self.settings.timeout)])
+            target_ids = found.tokens
+            stages |= _stages([found])
+        else:
+            self._check("translation", [written])
+            target_ids = self.tokenizer.target(written)
+            if len(target_ids) > limit:
+                raise TooLarge("translation", len(target_ids), limit, "tokens")
+        # What the decoder reads at each position is the token before it: queries carry the token they read.
+        read = [START, *target_ids[:-1]]
+        [seen] = await self._run([inspection(source_ids, read, self.settings.timeout)])
+        assert isinstance(seen, Attended)
+        stages["attention"] = seen.timings.encode
+        queries = source_ids if kind == "encoder" else read
+        keys = read if kind == "decoder" else source_ids
+        heads = slice(None) if head is None else slice(head, head + 1)
+        name = KINDS[kind].format(layer)
+        return (
+            Attention(
+                kind,
+                layer,
+                self.tokenizer.pieces(queries),
+                self.tokenizer.pieces(keys),
+                seen.arrays[f"{name}.weights"][heads],
+                seen.arrays[f"{name}.scores"][heads],
+            ),
+            stages,
+        )
+
+    async def _run(self, jobs: list[Job]) -> list[Any]:
+        """Results of ``jobs`` in order; whatever ends this early also ends the work."""
+        self.engine.submit(jobs)
+        try:
+            # The engine keeps the deadline; this one speaks up when the engine itself hangs.
+            async with asyncio.timeout(self.settings.timeout + 5):
+                return list(await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs)))
+        except TimeoutError:
+            raise DeadlineExceeded(self.settings.timeout) from None
+        finally:
+            self.engine.cancel(jobs)
+
+    def pair(self, source: str | None, target: str | None) -> tuple[str, str]:
+        """The model's first pair that fits what was asked for; Invalid when none does."""
+        pairs = self.manifest.pairs
+        sources = sorted({pair[0] for pair in pairs})
+        if source is not None and source not in sources:
+            raise Invalid([("source", f"{source!r} is not a source language; this model reads {', '.join(sources)}")])
+        reached = [pair for pair in pairs if source in (None, pair[0])]
+        for pair in reached:
+            if target in (None, pair[1]):
+                return pair
+        known = ", ".join(sorted({pair[1] for pair in reached}))
+        raise Invalid([("target", f"{target!r} is not a target language; this model writes {known}")])
+
+    def _check(self, field: str, texts: Sequence[str]) -> None:
+        """Refuse texts that are too many, too long or blank."""
+        if len(texts) > self.settings.max_texts:
+            raise TooLarge(field, len(texts), self.settings.max_texts, "texts")
+        for number, text in enumerate(texts):
+            if len(text) > self.settings.max_characters:
+                raise TooLarge(_field(field, number, texts), len(text), self.settings.max_characters, "characters")
+        blank = [number for number, text in enumerate(texts) if not text.strip()]
+        if blank:
+            raise Invalid([(_field(field, number, texts), "is blank") for number in blank])
+
+    def _source(self, text: str, target: str, field: str) -> list[int]:
+        ids = self.tokenizer.source(text, target)
+        if len(ids) > self.manifest.limits.source_tokens:
+            raise TooLarge(field, len(ids), self.manifest.limits.source_tokens, "tokens in one sentence")
+        return ids
+
+    def _cut(self, texts: Sequence[str], target: str) -> tuple[list[list[Sentence]], list[list[int]]]:
+        """Each text's sentences, and the source ids of those that are not blank, in order."""
+        pieces = [split(text) for text in texts]
+        ids = [
+            self._source(piece.text, target, _field("text", number, texts))
+            for number, cut in enumerate(pieces)
+            for piece in cut
+            if piece.text
+        ]
+        return pieces, ids
+
+    def _join(self, pieces: list[list[Sentence]], results: list[Translated]) -> list[Translation]:
+        remaining = iter(results)
+        translations = []
+        for cut in pieces:
+            own = [next(remaining) if piece.text else None for piece in cut]
+            done = [result for result in own if result]
+            parts = [
+                piece.before + (self.tokenizer.decode(result.tokens) if result else "") + piece.after
+                for piece, result in zip(cut, own, strict=True)
+            ]
+            translations.append(
+                Translation(
+                    text="".join(parts),
+                    score=sum(sum(result.log_probabilities) for result in done),
+                    tokens=sum(len(result.tokens) for result in done),
+                    finish_reason="length" if any(r.finish_reason == "length" for r in done) else "stop",
+                )
+            )
+        return translations
+
+
+def sentence_vector(memory: Array) -> Array:
+    """``[width]``: the mean of ``memory`` ``[tokens, width]``, scaled to length 1."""
+    mean = memory.mean(axis=0, dtype=np.float64)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+
+
+def _field(name: str, number: int, texts: Sequence[str]) -> str:
+    return name if len(texts) == 1 else f"{name}.{number}"
+
+
+def _stages(results: Sequence[Translated | Encoded]) -> Stages:
+    timings: list[Timings] = [result.timings for result in results]
+    return {
+        stage: max((getattr(each, stage) for each in timings), default=0.0) for stage in ("queue", "encode", "decode")
+    }

@@ -1,0 +1,104 @@
+"""A bundle's graphs in ONNX Runtime: sessions, threads, providers, buffers bound in place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.bundle import BundleError, Manifest
+from model.tokenizer import PADDING
+from serving.cache import KeyValueCache
+
+Array = NDArray[Any]
+ALIGNMENT = 8
+"""Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder gives for a batch."""
+
+    memory: Array
+    """``[rows, source, width]`` fp32."""
+    caches: dict[str, Array]
+    """``cross_key_0`` and so on, ``[rows, heads, source, head_width]`` fp32."""
+
+
+def pad(rows: list[list[int]]) -> tuple[Array, Array]:
+    """``[len(rows), longest]`` int64, the longest rounded up to `ALIGNMENT`, and lengths ``[len(rows)]`` int32."""
+    lengths = np.array([len(ids) for ids in rows], np.int32)
+    padded = np.full((len(rows), -(-int(lengths.max()) // ALIGNMENT) * ALIGNMENT), PADDING, np.int64)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded, lengths
+
+
+class Runtime:
+    """The three graphs of a checked bundle on one device. Not for use from several threads at a time."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int, device: str = "cpu") -> None:
+        self.manifest = manifest
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+        if provider not in onnxruntime.get_available_providers():
+            raise BundleError(folder, [f"{device} was asked for, but this onnxruntime has no {provider}"])
+        if device == "cuda" and manifest.precision == "int8":
+            raise BundleError(folder, ["int8 is for the CPU; for a GPU export with --precision fp32"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # The graphs take turns on the same cores: threads that spin after their graph is done would slow the next one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self._sessions = {
+            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=[provider])
+            for name in manifest.graphs
+        }
+        self._binding = self._sessions["decoder"].io_binding()
+        self._cache_names = [spec.name for spec in manifest.graphs["decoder"].inputs if len(spec.shape) == 4]
+
+    def cache(self, rows: int) -> KeyValueCache:
+        """Memory for at most ``rows`` sentences being decoded."""
+        model = self.manifest.model
+        return KeyValueCache(self._cache_names, model.heads, model.head_width, model.max_positions, rows)
+
+    def encode(self, sources: list[list[int]]) -> Encoded:
+        """Run the encoder on ``sources``."""
+        padded, lengths = pad(sources)
+        names = [spec.name for spec in self.manifest.graphs["encoder"].outputs]
+        found = self._sessions["encoder"].run(names, {"source": padded, "lengths": lengths})
+        outputs = dict(zip(names, found, strict=True))
+        return Encoded(outputs.pop("memory"), outputs)
+
+    def step(
+        self, cache: KeyValueCache, tokens: Array, positions: Array, lengths: Array, k: int
+    ) -> tuple[Array, Array]:
+        """One decoding step for the first ``len(tokens)`` rows of ``cache``, each at its own position.
+
+        ``tokens`` ``[rows]`` int64 are what each row wrote last, ``positions`` ``[rows]`` int32 where that stands,
+        ``lengths`` ``[rows]`` int32 the source's tokens. Returns the k best next tokens ``[rows, k]`` int64 with their
+        log-probabilities ``[rows, k]`` fp32, best first. The caches are written in place.
+        """
+        rows, binding = len(tokens), self._binding
+        best, ids = np.empty((rows, k), np.float32), np.empty((rows, k), np.int64)
+        inputs: dict[str, Array] = {"token": tokens, "position": positions, "lengths": lengths, "k": np.array([k])}
+        caches = {name: array[:rows] for name, array in cache.arrays.items()}
+        outputs: dict[str, Array] = {"tokens": ids, "log_probabilities": best}
+        for name, array in (inputs | caches).items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in (outputs | {f"{name}_out": array for name, array in caches.items()}).items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._sessions["decoder"].run_with_iobinding(binding)
+        return ids, best
+
+    def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
+        """Weights and scores of one pair by name, such as ``decoder.1.cross.weights`` ``[heads, target, source]``."""
+        names = [spec.name for spec in self.manifest.graphs["attention"].outputs]
+        feeds = {
+            "source": np.array([source], np.int64),
+            "lengths": np.array([len(source)], np.int32),
+            "target": np.array([target], np.int64),
+        }
+        found = self._sessions["attention"].run(names, feeds)
+        return {name: array[0] for name, array in zip(names, found, strict=True)}

@@ -1,0 +1,139 @@
+"""Bodies of requests and answers of the native dialect."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+
+class Strict(BaseModel):
+    """Unknown fields are refused, and nothing is converted on the quiet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise PydanticCustomError("text_type", "Input should be a string or a list of strings")
+    return value
+
+
+Texts = Annotated[
+    list[str],
+    BeforeValidator(_as_list),
+    Field(min_length=1),
+    WithJsonSchema({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+Language = Annotated[str, Field(min_length=1, max_length=35, examples=["de"])]
+
+
+class TranslateRequest(Strict):
+    """What ``POST /v1/translate`` takes."""
+
+    text: Texts = Field(examples=["The file could not be opened."])
+    """One text or several."""
+    source: Language | None = None
+    """Its language; the model's first unless given."""
+    target: Language | None = None
+    """The language to translate into; the first that can be reached from the source unless given."""
+    max_tokens: Annotated[int, Field(gt=0)] | None = None
+    """The most target tokens of a sentence; twice its source's and ten unless given."""
+
+
+class TranslationBody(Strict):
+    """One translated text."""
+
+    text: str
+    score: float
+    """Sum of the log-probabilities of its tokens."""
+    mean_score: float
+    """The score per token."""
+    tokens: int
+    """Target tokens, end tokens included."""
+    finish_reason: Literal["stop", "length"]
+    """"length" when a sentence ran into its limit and may be cut short."""
+
+
+class TranslateResponse(Strict):
+    """What ``POST /v1/translate`` answers."""
+
+    model: str
+    source: str
+    target: str
+    translations: list[TranslationBody]
+    """In the order of the request."""
+
+
+class EncodeRequest(Strict):
+    """What ``POST /v1/encode`` takes."""
+
+    text: Texts = Field(examples=["The file could not be opened."])
+    """One text or several, each read whole."""
+    source: Language | None = None
+    """Its language; the model's first unless given."""
+    pooling: Literal["mean", "none"] = "mean"
+    """"mean": one vector a text, the mean over its tokens scaled to length 1; "none": one vector a token."""
+
+
+class EncodingBody(Strict):
+    """One encoded text."""
+
+    tokens: list[str]
+    """Pieces as the tokenizer writes them, special ones included."""
+    vector: list[float] | None = None
+    """With "mean": ``[width]``."""
+    vectors: list[list[float]] | None = None
+    """With "none": ``[tokens, width]``."""
+
+
+class EncodeResponse(Strict):
+    """What ``POST /v1/encode`` answers."""
+
+    model: str
+    source: str
+    encodings: list[EncodingBody]
+    """In the order of the request."""
+
+
+class AttentionRequest(Strict):
+    """What ``POST /v1/attention`` takes."""
+
+    text: str = Field(examples=["The file could not be opened."])
+    """The source, read whole."""
+    translation: str | None = None
+    """Its translation; the model's own unless given."""
+    source: Language | None = None
+    target: Language | None = None
+    kind: Literal["encoder", "decoder", "encoder-decoder"] = "encoder-decoder"
+    """Encoder self-attention, masked decoder self-attention, or encoder-decoder attention."""
+    layer: Annotated[int, Field(ge=0)] | None = None
+    """The last unless given."""
+    head: Annotated[int, Field(ge=0)] | None = None
+    """All unless given."""
+
+
+class HeadBody(Strict):
+    """One head."""
+
+    head: int
+    weights: list[list[float]]
+    """``[queries, keys]``: softmax weights; rows sum to one."""
+    scores: list[list[float]]
+    """``[queries, keys]``: scaled dot products before mask and softmax."""
+
+
+class AttentionResponse(Strict):
+    """What ``POST /v1/attention`` answers."""
+
+    model: str
+    source: str
+    target: str
+    kind: str
+    layer: int
+    queries: list[str]
+    """Tokens that look, a row each. A decoder's query is the token it reads; it predicts the next one."""
+    keys: list[str]
+    """Tokens that are looked at, a column each."""
+    heads: list[HeadBody]

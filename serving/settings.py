@@ -1,0 +1,69 @@
+"""Every setting of the service, and the only reader of the environment (``DRAGOMAN_…``)."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "DRAGOMAN_"
+SHIPPED = Path(__file__).parent.parent / "export" / "bundles" / "en-de-small"
+
+Count = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Read from arguments, then the environment, then these defaults; frozen, and unknown keys are refused."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    bundle: Path = SHIPPED
+    """The bundle to serve."""
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """The port to listen on."""
+    replicas: Count = 1
+    """Processes that each hold the model and an engine."""
+    cpus: Count = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processor cores a replica takes, and threads it computes with."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
+    rows: Count = 64
+    """Sentences that are decoded at one time."""
+    encode_tokens: Count = 4096
+    """Padded source tokens that are encoded between two decoding steps."""
+    queue_tokens: Count = 100_000
+    """Tokens that may wait for an engine; more are refused with 429."""
+    timeout: Seconds = 60
+    """Seconds a request may take; then it stops and is answered with 504."""
+    max_texts: Count = 1000
+    """Texts in one request."""
+    max_characters: Count = 20_000
+    """Characters in one text."""
+    max_body: Count = 2_000_000
+    """Bytes in one request's body."""
+    max_attention_tokens: Count = 128
+    """Source or target tokens of a text whose attention is shown."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_variables(cls, values: object) -> object:
+        known = {f"{PREFIX}{name}".upper() for name in cls.model_fields}
+        unknown = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]
+        if unknown:
+            raise ValueError(f"unknown in the environment: {', '.join(sorted(unknown))}")
+        return values
+
+    @model_validator(mode="after")
+    def _a_text_fits_a_body(self) -> Self:
+        if self.max_characters > self.max_body:
+            raise ValueError(f"max_characters {self.max_characters} is more than max_body {self.max_body} bytes")
+        return self
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where a replica computes."""
+        return "cuda" if self.gpus else "cpu"

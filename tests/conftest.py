@@ -1,0 +1,72 @@
+"""What the tests share: the project's own sentences, a tiny random model, and the model that ships."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.exporter import export
+from model import checkpoint
+from model.checkpoint import CheckpointConfig
+from model.config import ModelConfig
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+
+ROOT = Path(__file__).parent.parent
+SENTENCES = ROOT / "loadtest" / "sentences.txt"
+PRETRAINED = ROOT / "model" / "pretrained"
+SHIPPED = ROOT / "export" / "bundles" / "en-de-small"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """300 sentences of 1 to 112 words, awkward ones among them."""
+    return SENTENCES.read_text(encoding="utf-8").rstrip("\n").split("\n")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(sentences: list[str]) -> Tokenizer:
+    return Tokenizer.train(sentences, 800)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    return ModelConfig(
+        vocabulary=800,
+        width=32,
+        heads=4,
+        feed_forward=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        norm="pre",
+        max_positions=128,
+        dropout=0.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig, tiny_tokenizer: Tokenizer) -> Path:
+    """A checkpoint of random weights."""
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    config = CheckpointConfig(name="tiny", pairs=(("en", "de"),), model=tiny_config)
+    checkpoint.save(folder, config, dict(Transformer(tiny_config).named_parameters()), tiny_tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint exported in fp32."""
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    export(tiny_checkpoint, folder, "fp32")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped_fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped checkpoint exported in fp32."""
+    folder = tmp_path_factory.mktemp("bundle") / "shipped"
+    export(PRETRAINED, folder, "fp32")
+    return folder
