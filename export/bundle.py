@@ -126,6 +126,7 @@ class ParityReport(Frozen):
     reference: str
     cases: tuple[ParityCase, ...]
     log_probability_bound: float
+    """Holds for the errors of the memory and of the attention weights too."""
     equal_share: float
     equal_share_bound: float
     fp32_agreement: float
@@ -172,7 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
         faults = [
             f"{MANIFEST}: {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
         ]
-        raise BundleError(folder, faults + _file_faults(folder, {})) from None
+        raise BundleError(folder, faults + _file_faults(folder, None)) from None
     faults = _file_faults(folder, manifest.files)
     faults += [f"{MANIFEST}: graph {graph} is not described" for graph in GRAPHS if graph not in manifest.graphs]
     if manifest.parity is None:
@@ -184,14 +185,17 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _file_faults(folder: Path, files: Mapping[str, FileSpec]) -> list[str]:
+def _file_faults(folder: Path, files: Mapping[str, FileSpec] | None) -> list[str]:
+    """Files that are missing, or other than ``files`` says when that could be read."""
     faults = []
     for name in FILES:
         if not (folder / name).is_file():
             faults.append(f"{name} is missing")
-        elif files and name not in files:
+        elif files is None:
+            continue
+        elif name not in files:
             faults.append(f"{name} is not in {MANIFEST}")
-        elif files and (found := digest(folder / name)) != files[name]:
+        elif (found := digest(folder / name)) != files[name]:
             faults.append(
                 f"{name} does not match {MANIFEST}: {found.bytes} bytes, expected {files[name].bytes}"
                 if found.bytes != files[name].bytes

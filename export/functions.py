@@ -33,10 +33,12 @@ SelfAttention<heads>(query, key, value, lengths) => (output)
     valid = Cast<to: int = 7>(lengths)
     output = Attention<q_num_heads: int = @heads, kv_num_heads: int = @heads>(query, key, value, "", "", "", valid)
 }""",
+    # The operator adds mask_filter_value to the scores of padding; its default, -10000, would let large ones through.
     "fused": """
 SelfAttention<heads>(query, key, value, lengths) => (output)
 {
-    output = com.microsoft.MultiHeadAttention<num_heads: int = @heads>(query, key, value, "", lengths)
+    output = com.microsoft.MultiHeadAttention<num_heads: int = @heads, mask_filter_value: float = -3.4028235e38>
+        (query, key, value, "", lengths)
 }""",
 }
 

@@ -163,11 +163,15 @@ class Lowering:
             "decoder": self._decoder_graph().model(stepping),
             "attention": self._attention_graph().model(inspecting),
         }
-        bearing = (nn.Linear, nn.Embedding, nn.LayerNorm, QuantizedLinear, QuantizedEmbedding)
         forgotten = [
-            name
+            name or "the model itself"
             for name, module in self.model.named_modules()
-            if isinstance(module, bearing) and module not in self._lowered
+            if module not in self._lowered
+            and (
+                isinstance(module, QuantizedLinear | QuantizedEmbedding)
+                or {own for own, _ in module.named_parameters(recurse=False)}
+                - ({"source_positions", "target_positions"} if module is self.model else set())
+            )
         ]
         if forgotten:
             raise ValueError(f"these layers have weights but no place in the exported graphs: {', '.join(forgotten)}")

@@ -4,15 +4,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.tokenizer import Tokenizer
+from model.tokenizer import Tokenizer, language_token
 from model.transformer import Transformer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
@@ -32,7 +33,7 @@ class CheckpointConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    pairs: tuple[tuple[str, str], ...]
+    pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]
     """Source and target languages the model has learnt, such as ``("en", "de")``."""
     model: ModelConfig
 
@@ -85,6 +86,10 @@ def load(folder: Path) -> Checkpoint:
             faults.append(f"{WEIGHTS}: {error}")
     if config and tokenizer and tokenizer.vocabulary != config.model.vocabulary:
         faults.append(f"{TOKENIZER} has {tokenizer.vocabulary} pieces, {CONFIG} says {config.model.vocabulary}")
+    if config and tokenizer:
+        known = set(tokenizer)
+        languages = sorted({language for pair in config.pairs for language in pair})
+        faults += [f"{TOKENIZER} has no token for {one}" for one in languages if language_token(one) not in known]
     model = None
     if config and weights is not None:
         model = Transformer(config.model).eval()

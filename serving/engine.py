@@ -258,18 +258,19 @@ class Engine:
 
 
 def _deliver(job: Job, result: Translated | Encoded | Attended) -> None:
-    if not job.future.cancelled():
+    # A client may cancel the future from its own thread at any moment; from here on it no longer can.
+    if job.future.set_running_or_notify_cancel():
         job.future.set_result(result)
 
 
 def _fail(job: Job, error: ServiceError) -> None:
-    if not job.future.done():
+    if not job.future.done() and job.future.set_running_or_notify_cancel():
         job.future.set_exception(error)
 
 
 def _give_up(job: Job) -> None:
-    if job.cancelled:
-        job.future.cancel()
+    if job.cancelled and job.future.cancel():
+        job.future.set_running_or_notify_cancel()
     else:
         _fail(job, DeadlineExceeded(job.seconds))
 

@@ -15,6 +15,8 @@ from serving.cache import KeyValueCache
 Array = NDArray[Any]
 ALIGNMENT = 8
 """Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
+SLOW_FUSIONS = ["SkipLayerNormFusion"]
+"""Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Runtime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self._sessions = {
-            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=[provider])
+            name: onnxruntime.InferenceSession(
+                folder / f"{name}.onnx", options, providers=[provider], disabled_optimizers=SLOW_FUSIONS
+            )
             for name in manifest.graphs
         }
         self._binding = self._sessions["decoder"].io_binding()

@@ -14,6 +14,11 @@ Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+def _cores() -> int:
+    """Cores this process may run on, which is not always all the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Settings(BaseSettings):
     """Read from arguments, then the environment, then these defaults; frozen, and unknown keys are refused."""
 
@@ -27,13 +32,13 @@ class Settings(BaseSettings):
     """The port to listen on."""
     replicas: Count = 1
     """Processes that each hold the model and an engine."""
-    cpus: Count = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    cpus: Count = Field(default_factory=_cores)
     """Processor cores a replica takes, and threads it computes with."""
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
     rows: Count = 64
     """Sentences that are decoded at one time."""
-    encode_tokens: Count = 4096
+    encode_tokens: Count = 1024
     """Padded source tokens that are encoded between two decoding steps."""
     queue_tokens: Count = 100_000
     """Tokens that may wait for an engine; more are refused with 429."""

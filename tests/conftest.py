@@ -1,5 +1,7 @@
 """What the tests share: the project's own sentences, a tiny random model, and the model that ships."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,20 @@ from model.checkpoint import CheckpointConfig
 from model.config import ModelConfig
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
+from tests.service import free_port, running
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ROOT / "loadtest" / "sentences.txt"
 PRETRAINED = ROOT / "model" / "pretrained"
 SHIPPED = ROOT / "export" / "bundles" / "en-de-small"
 
-torch.set_num_threads(2)
+# On cores that others use too, torch with two threads waits for itself and is many times slower.
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", type=Path, help="further pairs (tab-separated, .gz or not) for tests/test_acceptance.py")
+    parser.addoption("--first", type=int, default=500, help="how many of them")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +56,9 @@ def tiny_config() -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig, tiny_tokenizer: Tokenizer) -> Path:
+def tiny_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig, tiny_tokenizer: Tokenizer
+) -> Path:
     """A checkpoint of random weights."""
     torch.manual_seed(7)
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
@@ -70,3 +81,11 @@ def shipped_fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "shipped"
     export(PRETRAINED, folder, "fp32")
     return folder
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[str]:
+    """The address of a real service with the shipped bundle."""
+    port = free_port()
+    with running([sys.executable, "-m", "serving.cli", "serve", "--port", str(port)], port):
+        yield f"http://127.0.0.1:{port}"

@@ -1,0 +1,102 @@
+"""The files of deploy/ are used, not only read, where a machine without Docker and Kubernetes can."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from serving.deployment import application
+from serving.settings import Settings
+from tests.conftest import ROOT
+from tests.service import fetch, free_port, running
+
+
+def documents(name: str) -> Any:
+    return yaml.safe_load((ROOT / "deploy" / name).read_text())
+
+
+def serve_configs() -> dict[str, Any]:
+    return {
+        "serve.yaml": documents("serve.yaml"),
+        "rayservice.yaml": yaml.safe_load(documents("rayservice.yaml")["spec"]["serveConfigV2"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["serve.yaml", "rayservice.yaml"])
+def test_serve_configs_fit_rays_schema_and_our_settings(name: str) -> None:
+    config = ServeDeploySchema.model_validate(serve_configs()[name])
+    [declared] = config.applications
+    assert declared.import_path == "serving.deployment:application"
+    Settings(**declared.args)
+    assert application(declared.args)
+
+
+def test_the_workers_can_hold_the_replicas() -> None:
+    manifest = documents("rayservice.yaml")
+    arguments = serve_configs()["rayservice.yaml"]["applications"][0]["args"]
+    groups = {group["groupName"]: group for group in manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
+    assert set(groups) == {"cpu", "gpu"}
+    [cpu] = groups["cpu"]["template"]["spec"]["containers"]
+    assert (
+        int(cpu["resources"]["limits"]["cpu"]) * groups["cpu"]["replicas"] >= arguments["replicas"] * arguments["cpus"]
+    )
+    [gpu] = groups["gpu"]["template"]["spec"]["containers"]
+    assert gpu["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_image_has_the_tested_ray_and_no_torch() -> None:
+    manifest = documents("rayservice.yaml")
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    )
+    assert manifest["spec"]["rayClusterConfig"]["rayVersion"] == pinned["ray"]
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert "torch" not in dockerfile.split("FROM", 1)[1]
+    for folder in ("model", "export", "serving", "loadtest", "deploy"):
+        assert f"COPY {folder} ./{folder}" in dockerfile
+
+
+def test_serve_run_accepts_the_config_file(tmp_path: Path) -> None:
+    config = serve_configs()["serve.yaml"]
+    port = free_port()
+    config["http_options"]["port"] = port
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    command = [
+        str(Path(sys.executable).with_name("serve")),
+        "run",
+        str(tmp_path / "serve.yaml"),
+        "--app-dir",
+        str(ROOT),
+    ]
+    with running(command, port, RAY_USAGE_STATS_ENABLED="0") as process:
+        assert fetch(f"http://127.0.0.1:{port}/v1/translate", b'{"text": "Hello."}').status == 200
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=90)
+
+
+def test_a_wheel_carries_what_serving_needs(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "-w",
+        str(tmp_path),
+    ]
+    subprocess.run([*command, str(ROOT)], check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    import zipfile
+
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"export/bundles/en-de-small/manifest.json", "export/bundles/en-de-small/weights.bin"} <= names
+    assert {"loadtest/sentences.txt", "export/sentences.txt", "serving/api/native.py"} <= names
+    assert not any(name.startswith("tests/") for name in names)

@@ -1,0 +1,313 @@
+"""Every function as a model of one node in ONNX Runtime, against the formula in float64 numpy."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from export import functions
+from export.functions import DOMAIN, OPSET, VENDOR, Bodies
+from export.quantize import QuantizedLinear
+from tests.export.formula import attention, by_head
+
+Array = NDArray[Any]
+Feeds = dict[str, Array]
+BODIES: tuple[Bodies, ...] = ("standard", "fused")
+ATTENTION = ("SelfAttention", "MaskedSelfAttention", "CrossAttention")
+CACHES = {"keys": "key_cache", "values": "value_cache"}
+RANKS = {
+    "lengths": 1,
+    "position": 1,
+    "scale": 1,
+    "bias": 1,
+    "weight": 2,
+    "key_cache": 4,
+    "value_cache": 4,
+    "visible": 4,
+}
+RANKS |= dict.fromkeys(("keys", "values", "weights", "scores"), 4)
+TYPES = {"lengths": TensorProto.INT32, "position": TensorProto.INT32, "visible": TensorProto.BOOL}
+
+every_attention = pytest.mark.parametrize("name", ATTENTION)
+every_body = pytest.mark.parametrize("bodies", BODIES)
+
+
+@functools.cache
+def one_node(
+    name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False
+) -> onnx.ModelProto:
+    """A model that is one node of ``name`` and the function it stands for."""
+    found = (functions.inspecting if inspected else functions.stepping)(bodies, quantised)
+    function = next(function for function in found if function.name == name)
+    types = TYPES | ({"weight": TensorProto.INT8} if quantised else {})
+
+    def value(parameter: str) -> onnx.ValueInfoProto:
+        shape = [f"{parameter}_{axis}" for axis in range(RANKS.get(parameter, 2 if name == "Linear" else 3))]
+        return helper.make_tensor_value_info(parameter, types.get(parameter, TensorProto.FLOAT), shape)
+
+    node = helper.make_node(name, function.input, function.output, domain=DOMAIN, **({"heads": heads} if heads else {}))
+    graph = helper.make_graph(
+        [node], name, *([value(part) for part in parts] for parts in (function.input, function.output))
+    )
+    imports = [helper.make_opsetid(domain, version) for domain, version in (("", OPSET), (DOMAIN, 1), (VENDOR, 1))]
+    model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=11)
+    onnx.checker.check_model(model)
+    return model
+
+
+@functools.cache
+def session(
+    name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    model = one_node(name, bodies, heads, inspected, quantised)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run(function: onnxruntime.InferenceSession, feeds: Feeds) -> Feeds:
+    """Outputs by name; a cache that goes in and out is one buffer, as the bundle's manifest demands."""
+    feeds = {parameter: np.array(array, order="C") for parameter, array in feeds.items()}
+    binding = function.io_binding()
+    for parameter, array in feeds.items():
+        binding.bind_input(parameter, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    names = [output.name for output in function.get_outputs()]
+    for output in names:
+        if CACHES.get(output) in feeds:
+            array = feeds[CACHES[output]]
+            binding.bind_output(output, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        else:
+            binding.bind_output(output, "cpu")
+    function.run_with_iobinding(binding)
+    return {output: value.numpy().copy() for output, value in zip(names, binding.get_outputs(), strict=True)}
+
+
+def attend(name: str, bodies: Bodies, heads: int, feeds: Feeds) -> Feeds:
+    return run(session(name, bodies, heads), feeds)
+
+
+def example(name: str, seed: int, rows: int = 5, heads: int = 2, head_width: int = 8, extent: int = 24) -> Feeds:
+    """Random inputs with a ragged ``lengths`` or ``position`` within ``extent`` keys; the first row's is the longest."""
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> Array:
+        return random.standard_normal(shape).astype(np.float32)
+
+    lengths = random.integers(1, extent + 1, rows).astype(np.int32)
+    lengths[0] = extent
+    whole, step, cache = (
+        (rows, extent, heads * head_width),
+        (rows, 1, heads * head_width),
+        (rows, heads, extent, head_width),
+    )
+    if name == "SelfAttention":
+        return {"query": normal(*whole), "key": normal(*whole), "value": normal(*whole), "lengths": lengths}
+    caches = {"key_cache": normal(*cache), "value_cache": normal(*cache)}
+    if name == "CrossAttention":
+        return {"query": normal(*step), **caches, "lengths": lengths}
+    return {"query": normal(*step), "key": normal(*step), "value": normal(*step), **caches, "position": lengths - 1}
+
+
+def valid(feeds: Feeds) -> Array:
+    """``[b]``: how many keys each row may see."""
+    return feeds["lengths"] if "lengths" in feeds else feeds["position"] + 1
+
+
+def written(feeds: Feeds) -> tuple[Array, Array]:
+    """The caches with each row's key and value at its position."""
+    key_cache, value_cache = feeds["key_cache"].copy(), feeds["value_cache"].copy()
+    for row, position in enumerate(feeds["position"]):
+        key_cache[row, :, position] = feeds["key"][row].reshape(key_cache.shape[1], -1)
+        value_cache[row, :, position] = feeds["value"][row].reshape(key_cache.shape[1], -1)
+    return key_cache, value_cache
+
+
+@every_attention
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 9),
+    heads=st.sampled_from([1, 2, 4]),
+    head_width=st.sampled_from([8, 16, 64]),
+    extent=st.integers(1, 40),
+)
+def test_both_bodies_compute_the_formula(
+    name: str, seed: int, rows: int, heads: int, head_width: int, extent: int
+) -> None:
+    feeds = example(name, seed, rows, heads, head_width, extent)
+    if name == "SelfAttention":
+        keys, values = by_head(feeds["key"], heads), by_head(feeds["value"], heads)
+    else:
+        keys, values = written(feeds) if "position" in feeds else (feeds["key_cache"], feeds["value_cache"])
+    visible = np.arange(extent) < valid(feeds)[:, None, None, None]
+    expected = attention(by_head(feeds["query"], heads), keys, values, visible)[0]
+    standard, fused = (attend(name, bodies, heads, feeds)["output"] for bodies in BODIES)
+    np.testing.assert_allclose(standard, expected, atol=5e-6)
+    np.testing.assert_allclose(fused, expected, atol=5e-6)
+    np.testing.assert_allclose(standard, fused, atol=5e-6)
+
+
+@every_attention
+@every_body
+@pytest.mark.parametrize("size", [1.0, 1e6, 1e12])
+def test_what_lies_behind_a_rows_valid_length_changes_nothing(name: str, bodies: Bodies, size: float) -> None:
+    for seed in range(5):
+        feeds = example(name, seed)
+        changed = {parameter: array.copy() for parameter, array in feeds.items()}
+        signs = np.random.default_rng(seed)
+        for parameter in ("key", "value") if name == "SelfAttention" else ("key_cache", "value_cache"):
+            for row, length in enumerate(valid(feeds)):
+                behind = changed[parameter][row, ..., length:, :]
+                behind[:] = size * signs.choice([-1, 1], behind.shape)
+        before, after = (attend(name, bodies, 2, given)["output"] for given in (feeds, changed))
+        assert np.array_equal(before, after)
+
+
+@every_attention
+@every_body
+def test_a_row_gets_the_same_bits_alone_and_among_others(name: str, bodies: Bodies) -> None:
+    for seed in range(8):
+        feeds = example(name, seed, rows=9, heads=4, head_width=16, extent=8 * (seed + 1))
+        together = attend(name, bodies, 4, feeds)["output"]
+        for row in range(9):
+            alone = attend(name, bodies, 4, {parameter: array[row : row + 1] for parameter, array in feeds.items()})
+            assert np.array_equal(alone["output"][0], together[row])
+
+
+@every_attention
+@every_body
+def test_a_row_gets_the_same_bits_whatever_the_room_behind_it(name: str, bodies: Bodies) -> None:
+    for seed in range(8):
+        feeds = example(name, seed, extent=16)
+        roomy = dict(feeds)
+        for parameter in ("query", "key", "value") if name == "SelfAttention" else ("key_cache", "value_cache"):
+            room = [(0, 0)] * feeds[parameter].ndim
+            room[-2] = (0, 24)
+            roomy[parameter] = np.pad(feeds[parameter], room)
+        tight, wide = (attend(name, bodies, 2, given)["output"] for given in (feeds, roomy))
+        assert np.array_equal(tight, wide[:, : tight.shape[1]])
+
+
+@every_body
+def test_masked_self_attention_writes_key_and_value_at_the_position_and_nothing_else(bodies: Bodies) -> None:
+    for seed in range(5):
+        feeds = example("MaskedSelfAttention", seed)
+        outputs = attend("MaskedSelfAttention", bodies, 2, feeds)
+        keys, values = written(feeds)
+        assert np.array_equal(outputs["keys"], keys)
+        assert np.array_equal(outputs["values"], values)
+
+
+@every_body
+def test_cross_attention_leaves_its_caches_as_they_were(bodies: Bodies) -> None:
+    for seed in range(5):
+        feeds = example("CrossAttention", seed)
+        outputs = attend("CrossAttention", bodies, 2, feeds)
+        assert np.array_equal(outputs["keys"], feeds["key_cache"])
+        assert np.array_equal(outputs["values"], feeds["value_cache"])
+
+
+@every_attention
+def test_standard_bodies_run_outside_onnx_runtime(name: str) -> None:
+    feeds = example(name, 3)
+    elsewhere = ReferenceEvaluator(one_node(name, "standard", 2)).run(["output"], feeds)[0]
+    np.testing.assert_allclose(elsewhere, attend(name, "standard", 2, feeds)["output"], atol=5e-6)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_functions_bodies_share_one_signature(quantised: bool) -> None:
+    signatures = [
+        [(function.name, list(function.input), list(function.output), list(function.attribute)) for function in found]
+        for found in (functions.stepping("standard", quantised), functions.stepping("fused", quantised))
+    ]
+    assert signatures[0] == signatures[1]
+    assert [name for name, *_ in signatures[0]] == [*ATTENTION, "Linear"]
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_standard_bodies_hold_only_operators_of_onnx(quantised: bool) -> None:
+    for function in [*functions.stepping("standard", quantised), *functions.inspecting("standard", quantised)]:
+        assert {node.domain for node in function.node} == {""}
+
+
+@every_attention
+def test_inspected_attention_shows_the_weights_and_scores_of_the_formula(name: str) -> None:
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        queries, keys = random.integers(1, 12, 2)
+        feeds: Feeds = {
+            "query": random.standard_normal((3, queries, 32)).astype(np.float32),
+            **{part: random.standard_normal((3, keys, 32)).astype(np.float32) for part in ("key", "value")},
+            "visible": random.random((3, 1, queries, keys)) < 0.5,
+        }
+        feeds["visible"][..., 0] = True
+        hidden = ~feeds["visible"].any((1, 2))
+        feeds["value"][hidden] = feeds["key"][hidden] = 1e12
+        outputs = run(session(name, "fused", 4, inspected=True), feeds)
+        split = [by_head(feeds[part], 4) for part in ("query", "key", "value")]
+        output, weights, scores = attention(*split, feeds["visible"])
+        np.testing.assert_allclose(outputs["output"], output, atol=5e-6)
+        np.testing.assert_allclose(outputs["weights"], weights, atol=5e-6)
+        near = np.broadcast_to(~hidden[:, None, None], scores.shape)
+        np.testing.assert_allclose(outputs["scores"][near], scores[near], atol=1e-5)
+        np.testing.assert_allclose(outputs["weights"].sum(-1), 1, atol=1e-6)
+        assert not outputs["weights"][~np.broadcast_to(feeds["visible"], weights.shape)].any()
+
+
+@every_body
+def test_linear_is_a_product_and_a_bias(bodies: Bodies) -> None:
+    random = np.random.default_rng(0)
+    feeds = {
+        part: random.standard_normal(shape).astype(np.float32)
+        for part, shape in (("input", (5, 24)), ("weight", (24, 7)), ("bias", (7,)))
+    }
+    expected = feeds["input"].astype(np.float64) @ feeds["weight"] + feeds["bias"]
+    np.testing.assert_allclose(run(session("Linear", bodies), feeds)["output"], expected, atol=1e-5)
+
+
+def quantised_linear(features: int, rows: int, seed: int) -> tuple[QuantizedLinear, Feeds]:
+    """An int8 layer and an input whose rows differ a million-fold in size; the second row is zeros."""
+    random = torch.Generator().manual_seed(seed)
+    linear = torch.nn.Linear(features, 48)
+    linear.weight.data.normal_(generator=random)
+    linear.bias.data.normal_(generator=random)
+    states = torch.randn(rows, features, generator=random) * 10.0 ** torch.randint(-3, 4, (rows, 1), generator=random)
+    states[1:2] = 0
+    module = QuantizedLinear(linear)
+    return module, {
+        "input": states.numpy(),
+        "weight": module.weight.T.numpy(),
+        "scale": module.scale.numpy(),
+        "bias": module.bias.numpy(),
+    }
+
+
+@pytest.mark.parametrize("features", [64, 2048])
+@pytest.mark.parametrize("rows", [1, 2, 7, 33])
+def test_int8_linear_is_the_quantised_layer_bit_for_bit(features: int, rows: int) -> None:
+    for seed in range(4):
+        module, feeds = quantised_linear(features, rows, seed)
+        standard, fused = (run(session("Linear", bodies, quantised=True), feeds)["output"] for bodies in BODIES)
+        assert np.array_equal(standard, fused)
+        assert np.array_equal(fused, module(torch.from_numpy(feeds["input"])).numpy())
+
+
+@every_body
+@pytest.mark.parametrize("features", [64, 2048])
+def test_int8_linear_gives_a_row_the_same_bits_whatever_its_company(bodies: Bodies, features: int) -> None:
+    function = session("Linear", bodies, quantised=True)
+    for seed in range(3):
+        _, feeds = quantised_linear(features, 33, seed)
+        together = run(function, feeds)["output"]
+        for rows in (slice(0, 1), slice(1, 2), slice(5, 9), slice(32, 15, -1)):
+            assert np.array_equal(run(function, feeds | {"input": feeds["input"][rows]})["output"], together[rows])

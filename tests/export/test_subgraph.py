@@ -1,0 +1,131 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from export.subgraph import attention_nodes, cut_out
+from tests.export.formula import attention, by_head
+
+Array = NDArray[Any]
+KINDS = ("encoder.0.self", "decoder.1.self", "decoder.1.cross")
+CACHE = "[rows, 2, {}, 8]"
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def normal(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_every_attention_of_every_graph_is_listed(each_bundle: Path) -> None:
+    nodes = attention_nodes(each_bundle)
+    stepping = [f"decoder.{layer}.{use}" for layer in (0, 1) for use in ("self", "cross")]
+    assert [(node.graph, node.name) for node in nodes] == [
+        ("encoder", "encoder.0.self"),
+        *(("decoder", name) for name in stepping),
+        *(("attention", name) for name in ("encoder.0.self", *stepping)),
+    ]
+    assert {node.heads for node in nodes} == {2}
+    functions = {
+        "encoder.self": "SelfAttention",
+        "decoder.self": "MaskedSelfAttention",
+        "decoder.cross": "CrossAttention",
+    }
+    for node in nodes:
+        stack, layer, use = node.name.split(".")
+        assert node.function == functions[f"{stack}.{use}"]
+        assert node.layer == int(layer)
+
+
+def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
+    shapes = {(node.graph, node.name): (node.inputs, node.outputs) for node in attention_nodes(each_bundle)}
+    source, step, target = "[rows, source, 16]", "[rows, 1, 16]", "[rows, target, 16]"
+    self_cache, cross_cache = CACHE.format("capacity"), CACHE.format("source")
+    assert shapes["encoder", "encoder.0.self"] == (
+        {"query": source, "key": source, "value": source, "lengths": "[rows]"},
+        {"output": source},
+    )
+    assert shapes["decoder", "decoder.1.self"] == (
+        {
+            "query": step,
+            "key": step,
+            "value": step,
+            "key_cache": self_cache,
+            "value_cache": self_cache,
+            "position": "[rows]",
+        },
+        {"output": step, "keys": self_cache, "values": self_cache},
+    )
+    assert shapes["decoder", "decoder.1.cross"] == (
+        {"query": step, "key_cache": cross_cache, "value_cache": cross_cache, "lengths": "[rows]"},
+        {"output": step, "keys": cross_cache, "values": cross_cache},
+    )
+    seen = "[rows, 2, target, source]"
+    assert shapes["attention", "decoder.1.cross"] == (
+        {"query": target, "key": source, "value": source, "visible": "[rows, 1, 1, source]"},
+        {"output": target, "weights": seen, "scores": seen},
+    )
+
+
+def test_encoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
+    lengths = np.array([8, 3, 1], np.int32)
+    feeds = {part: normal(seed, 3, 8, 16) for seed, part in enumerate(("query", "key", "value"))}
+    found = run(cut_out(each_bundle, "encoder.0.self"), feeds | {"lengths": lengths})
+    visible = np.arange(8) < lengths[:, None, None, None]
+    expected = attention(*(by_head(states, 2) for states in feeds.values()), visible)[0]
+    np.testing.assert_allclose(found["output"], expected, atol=5e-6)
+
+
+def test_decoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
+    position = np.array([0, 7, 4], np.int32)
+    feeds = {part: normal(seed, 3, 1, 16) for seed, part in enumerate(("query", "key", "value"))}
+    caches = {part: normal(seed, 3, 2, 8, 8) for seed, part in enumerate(("key_cache", "value_cache"), 3)}
+    found = run(cut_out(each_bundle, "decoder.1.self"), feeds | caches | {"position": position})
+    for row, end in enumerate(position):
+        for part, cache in (("key", caches["key_cache"]), ("value", caches["value_cache"])):
+            cache[row, :, end] = feeds[part][row].reshape(2, 8)
+            assert np.array_equal(found[f"{part}s"][row, :, : end + 1], cache[row, :, : end + 1])
+    visible = np.arange(8) <= position[:, None, None, None]
+    expected = attention(by_head(feeds["query"], 2), caches["key_cache"], caches["value_cache"], visible)[0]
+    np.testing.assert_allclose(found["output"], expected, atol=5e-6)
+
+
+def test_cross_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
+    lengths = np.array([8, 3, 1], np.int32)
+    query, keys, values = normal(0, 3, 1, 16), normal(1, 3, 2, 8, 8), normal(2, 3, 2, 8, 8)
+    feeds = {"query": query, "key_cache": keys, "value_cache": values, "lengths": lengths}
+    found = run(cut_out(each_bundle, "decoder.1.cross"), feeds)
+    expected = attention(by_head(query, 2), keys, values, np.arange(8) < lengths[:, None, None, None])[0]
+    np.testing.assert_allclose(found["output"], expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_node_of_the_attention_graph_cut_out_shows_weights_and_scores(each_bundle: Path, name: str) -> None:
+    queries, keys = (5, 7) if name.endswith("cross") else (6, 6)
+    feeds = {"query": normal(0, 2, queries, 16), "key": normal(1, 2, keys, 16), "value": normal(2, 2, keys, 16)}
+    visible = np.arange(keys) < np.array([keys, 3])[:, None, None, None]
+    if name == "decoder.1.self":
+        visible = np.tri(keys, dtype=bool)
+    found = run(cut_out(each_bundle, name, "attention"), feeds | {"visible": visible})
+    expected = attention(*(by_head(states, 2) for states in feeds.values()), visible)
+    for part, values in zip(("output", "weights", "scores"), expected, strict=True):
+        np.testing.assert_allclose(found[part], values, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "graph"), [("encoder.1.self", None), ("decoder.0.cross", "encoder"), ("encoder.0.self.query", None)]
+)
+def test_a_name_that_is_no_attention_is_a_key_error(
+    bundle_of: Callable[[str, str], Path], name: str, graph: str | None
+) -> None:
+    with pytest.raises(KeyError, match=name):
+        cut_out(bundle_of("fp32", "fused"), name, graph)

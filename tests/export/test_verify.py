@@ -1,0 +1,89 @@
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from export.bundle import ParityReport
+from export.quantize import quantized
+from export.verify import BATCH_SIZES, check
+from model import checkpoint
+from model.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def loaded(small_checkpoint: Path) -> Checkpoint:
+    return checkpoint.load(small_checkpoint)
+
+
+@pytest.fixture
+def bundle(bundle_of: Callable[[str, str], Path]) -> Path:
+    return bundle_of("fp32", "fused")
+
+
+def report_on(
+    bundle: Path, loaded: Checkpoint, change: Callable[[torch.nn.Module], object] = lambda model: None
+) -> ParityReport:
+    """The gate's report with a reference that ``change`` has altered."""
+    reference = copy.deepcopy(loaded.model)
+    with torch.no_grad():
+        change(reference)
+    return check(bundle, reference, reference, loaded.tokenizer, "de", "fp32")
+
+
+def test_an_fp32_bundle_is_pytorch_to_the_last_digits(bundle: Path, loaded: Checkpoint) -> None:
+    report = report_on(bundle, loaded)
+    assert report.passed
+    assert tuple(case.rows for case in report.cases) == BATCH_SIZES == (1, 2, 7, 32)
+    for case in report.cases:
+        assert case.rows <= case.tokens == case.tokens_equal <= case.rows * case.steps
+        assert 1 <= case.lengths[0] <= case.lengths[1] <= loaded.config.model.max_positions
+        assert 0 < case.log_probability_error <= 1e-4
+        assert 0 < case.memory_error <= 1e-5
+        assert 0 < case.attention_error <= 1e-5
+    assert report.cases[-1].lengths[0] < report.cases[-1].lengths[1]
+    assert report.equal_share == report.fp32_agreement == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "source_embedding",
+        "encoder.0.self_attention.value",
+        "decoder.1.cross_attention.key",
+        "decoder.1.feed_forward.outer",
+        "decoder_norm",
+    ],
+)
+def test_a_reference_with_one_other_weight_does_not_pass(bundle: Path, loaded: Checkpoint, name: str) -> None:
+    report = report_on(bundle, loaded, lambda model: model.get_submodule(name).weight.view(-1)[-3:].add_(0.5))
+    assert not report.passed
+
+
+def test_an_inspection_graph_that_shows_other_weights_does_not_pass(
+    bundle: Path, loaded: Checkpoint, tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    model = onnx.load(damaged / "attention.onnx", load_external_data=False)
+    node = next(node for node in model.graph.node if node.name == "encoder.0.self")
+    node.input[0], node.input[1] = node.input[1], node.input[0]
+    (damaged / "attention.onnx").write_bytes(model.SerializeToString())
+    report = report_on(damaged, loaded)
+    assert not report.passed
+    assert report.equal_share == 1
+
+
+def test_an_int8_bundle_follows_the_model_that_rounds_as_it_does(
+    bundle_of: Callable[[str, str], Path], loaded: Checkpoint
+) -> None:
+    report = check(bundle_of("int8", "fused"), quantized(loaded.model), loaded.model, loaded.tokenizer, "de", "int8")
+    assert report.passed
+    assert report.equal_share >= report.equal_share_bound
+    assert report.fp32_agreement >= report.fp32_agreement_floor
+
+
+def test_an_int8_bundle_does_not_pass_for_fp32(bundle_of: Callable[[str, str], Path], loaded: Checkpoint) -> None:
+    assert not report_on(bundle_of("int8", "fused"), loaded).passed

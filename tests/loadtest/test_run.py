@@ -1,0 +1,85 @@
+"""The command as users run it, in a process of its own: gevent patches whatever imports it."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.service import free_port
+
+
+def loadtest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "serving.cli", "loadtest", "--report", str(folder / "report.html"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_loads_a_service_and_reports(service: str, tmp_path: Path) -> None:
+    done = loadtest(tmp_path, "--url", service, "--users", "4", "--seconds", "4")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["users"] == 4
+    assert figures["requests"] > 0
+    assert figures["failures"] == 0
+    assert 0 < figures["p50_ms"] <= figures["p90_ms"] <= figures["p99_ms"]
+    assert figures["rps"] > 0
+    assert {"tokenise_ms", "queue_ms", "encode_ms", "decode_ms"} <= set(figures)
+    assert "<html" in (tmp_path / "report.html").read_text()
+    assert "/v1/translate" in done.stderr
+
+
+class Failing(BaseHTTPRequestHandler):
+    """A service that is ready and answers every question with 500."""
+
+    def do_GET(self) -> None:
+        self._answer(200)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(500)
+
+    def _answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), Failing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_failures_make_the_exit_status(failing: str, tmp_path: Path) -> None:
+    done = loadtest(tmp_path, "--url", failing, "--users", "1", "--seconds", "1")
+    assert done.returncode == 1
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["failures"] == figures["requests"] > 0
+    assert "500" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--users", "0"], "'0' is not a whole number above 0"),
+        (["--url", "http://127.0.0.1:1"], "is not ready"),
+        (["--data", "/nonexistent"], "No such file"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_a_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = loadtest(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,122 @@
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.tokenizer import END, LANGUAGES, PADDING, START, UNKNOWN, Tokenizer, language_token, normalise
+
+# sentencepiece writes spaces as U+2581, so that one character cannot be told from a space.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"))
+
+
+@given(TEXT)
+def test_any_text_survives_a_round_trip(tiny_tokenizer: Tokenizer, text: str) -> None:
+    expected = normalise(text)
+    assert tiny_tokenizer.decode(tiny_tokenizer.target(text)) == expected
+    assert tiny_tokenizer.decode(tiny_tokenizer.source(text, "de")) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301",
+        "nul \0 inside, nul at the end\0",
+        "Ζεύς שלום नमस्ते 漢字 ภาษา 𓀀",
+        "<0x41> &amp; ⁇ \ufffd \u200b",
+        "",
+    ],
+)
+def test_awkward_text_survives_a_round_trip(tiny_tokenizer: Tokenizer, text: str) -> None:
+    assert tiny_tokenizer.decode(tiny_tokenizer.target(text)) == normalise(text)
+
+
+def test_the_block_that_stands_for_a_space_comes_back_as_one(tiny_tokenizer: Tokenizer) -> None:
+    assert tiny_tokenizer.decode(tiny_tokenizer.target("a▁b")) == "a b"
+
+
+@given(TEXT)
+def test_normalise_composes_and_leaves_single_spaces(text: str) -> None:
+    once = normalise(text)
+    assert once == " ".join(once.split()) == unicodedata.normalize("NFC", once)
+    assert normalise(once) == once
+    assert once.replace(" ", "") == "".join(unicodedata.normalize("NFC", text).split())
+
+
+def test_normalise_leaves_compatibility_characters_alone() -> None:
+    assert normalise(" e\u0301\t ﬁ ½\n™ ") == "é ﬁ ½ ™"
+
+
+@given(TEXT)
+def test_no_text_is_read_as_a_special_token(tiny_tokenizer: Tokenizer, text: str) -> None:
+    *content, end = tiny_tokenizer.target(text)
+    specials = {PADDING, UNKNOWN, START, END, *map(tiny_tokenizer.language_id, LANGUAGES)}
+    assert end == END
+    assert specials.isdisjoint(content)
+
+
+@pytest.mark.parametrize("text", ["<pad>", "<unk>", "<s>", "</s>", "a</s>b", *map(language_token, LANGUAGES)])
+def test_specials_spelled_in_text_are_ordinary_characters(tiny_tokenizer: Tokenizer, text: str) -> None:
+    ids = tiny_tokenizer.target(text)
+    assert min(ids[:-1]) > max(map(tiny_tokenizer.language_id, LANGUAGES))
+    assert tiny_tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_source_opens_with_its_language_and_ends(tiny_tokenizer: Tokenizer, language: str) -> None:
+    ids = tiny_tokenizer.source("See you tomorrow.", language)
+    assert ids[0] == tiny_tokenizer.language_id(language)
+    assert tiny_tokenizer.pieces(ids)[0] == language_token(language)
+    assert ids[1:] == tiny_tokenizer.target("See you tomorrow.")
+
+
+def test_each_language_has_its_own_token(tiny_tokenizer: Tokenizer) -> None:
+    assert len({PADDING, UNKNOWN, START, END, *map(tiny_tokenizer.language_id, LANGUAGES)}) == 4 + len(LANGUAGES)
+
+
+@pytest.mark.parametrize("language", ["fr", "", "EN", "de>"])
+def test_an_unknown_language_is_a_key_error(tiny_tokenizer: Tokenizer, language: str) -> None:
+    with pytest.raises(KeyError):
+        tiny_tokenizer.source("text", language)
+
+
+def test_special_tokens_vanish_when_decoded(tiny_tokenizer: Tokenizer) -> None:
+    ids = tiny_tokenizer.source("See you tomorrow.", "de")
+    assert tiny_tokenizer.decode([START, *ids, END, PADDING, PADDING]) == "See you tomorrow."
+
+
+def test_bytes_that_are_not_utf8_become_the_replacement_character(tiny_tokenizer: Tokenizer) -> None:
+    pieces = list(tiny_tokenizer)
+    assert tiny_tokenizer.decode([pieces.index("▁a"), pieces.index("<0xF0>")]) == "a\ufffd"
+
+
+def test_the_vocabulary_has_the_size_asked_for(tiny_tokenizer: Tokenizer) -> None:
+    pieces = list(tiny_tokenizer)
+    assert tiny_tokenizer.vocabulary == len(pieces) == len(set(pieces)) == 800
+    assert pieces[:6] == ["<pad>", "<unk>", "<s>", "</s>", "<2en>", "<2de>"]
+    assert {f"<0x{byte:02X}>" for byte in range(256)} <= set(pieces)
+
+
+def test_a_tokenizer_read_from_a_file_is_the_same(
+    tmp_path: Path, tiny_tokenizer: Tokenizer, sentences: list[str]
+) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(tiny_tokenizer.serialized)
+    read = Tokenizer.load(tmp_path / "tokenizer.model")
+    assert [read.target(text) for text in sentences] == [tiny_tokenizer.target(text) for text in sentences]
+
+
+@pytest.mark.parametrize("serialized", [b"", b"garbage", bytes(1000)])
+def test_bytes_that_are_no_model_are_a_value_error(serialized: bytes) -> None:
+    with pytest.raises(ValueError, match="not a sentencepiece model"):
+        Tokenizer(serialized)
+
+
+def test_a_cut_model_is_a_value_error(tiny_tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="not a sentencepiece model"):
+        Tokenizer(tiny_tokenizer.serialized[:5000])
+
+
+def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Tokenizer.load(tmp_path / "none.model")

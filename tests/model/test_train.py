@@ -1,0 +1,324 @@
+import io
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model import checkpoint
+from model.config import ModelConfig
+from model.train import Run, TrainSettings, average
+
+MODEL = ModelConfig(
+    vocabulary=400,
+    width=16,
+    heads=2,
+    feed_forward=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    max_positions=128,
+    dropout=0.1,
+)
+SETTINGS = TrainSettings(
+    name="tiny",
+    model=MODEL,
+    longest=100,
+    tokens=600,
+    steps=13,
+    learning_rate=1e-2,
+    warmup=4,
+    precision="fp32",
+    save_every=5,
+    average=2,
+    evaluate_every=6,
+    evaluate_sentences=2,
+)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
+    path = tmp_path_factory.mktemp("text") / "pairs.tsv"
+    short = [text for text in sentences if 10 < len(text) < 60][:40]
+    path.write_text("".join(f"{text}\t{' '.join(reversed(text.split()))}\n" for text in short), encoding="utf-8")
+    return path
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start(tmp_path: Path, pairs: Path) -> Start:
+    """Opens a run in a folder of the given name, anew or where it was left."""
+
+    def start(name: str, **changes: Any) -> Run:
+        console = Console(file=io.StringIO())
+        return Run(tmp_path / name, SETTINGS.model_copy(update=changes), pairs, pairs, console)
+
+    return start
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+def outcome(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return run.model.state_dict(), load_file(run.folder / "checkpoint" / checkpoint.WEIGHTS)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_loss_falls(start: Start, optimizer: str) -> None:
+    run = start("run", steps=60, optimizer=optimizer, save_every=100, evaluate_every=100)
+    before = run.evaluate()["dev_loss"]
+    run.train()
+    after = run.evaluate()["dev_loss"]
+    assert after < 0.75 * before
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_same_settings_repeat_the_weights(start: Start, optimizer: str) -> None:
+    one, other = start("one", optimizer=optimizer), start("other", optimizer=optimizer)
+    untouched = {name: weight.clone() for name, weight in one.model.state_dict().items()}
+    for run in (one, other):
+        torch.manual_seed(SETTINGS.seed)  # Both were opened before either trained.
+        run.train()
+    assert all(map(same, outcome(one), outcome(other)))
+    assert not same(one.model.state_dict(), untouched)
+
+
+def test_another_seed_gives_other_weights(start: Start) -> None:
+    one, other = (start(f"{seed}", seed=seed) for seed in (1, 2))
+    assert not same(one.model.state_dict(), other.model.state_dict())
+
+
+def interrupt_in_loss(run: Run) -> None:
+    loss = run._loss
+
+    def interrupted(batch: Any, smoothing: float) -> Tensor:
+        value = loss(batch, smoothing)
+        signal.raise_signal(signal.SIGINT)
+        return value
+
+    run._loss = interrupted  # type: ignore[method-assign]
+
+
+def interrupt_between_optimizers(run: Run) -> None:
+    step = run.optimizers[0].step
+
+    def interrupted(*arguments: Any) -> None:
+        step(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    run.optimizers[0].step = interrupted  # type: ignore[method-assign]
+
+
+def interrupt_in_evaluation(run: Run) -> None:
+    def interrupted() -> dict[str, Any]:
+        run.model.eval()
+        raise KeyboardInterrupt
+
+    run.evaluate = interrupted  # type: ignore[method-assign]
+
+
+def interrupt_in_saving(run: Run) -> None:
+    save = run.save
+
+    def interrupted() -> None:
+        run.save = save  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    run.save = interrupted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("steps", "interrupt"),
+    [
+        (0, interrupt_in_loss),
+        (3, interrupt_in_loss),
+        (5, interrupt_in_loss),
+        (11, interrupt_in_loss),
+        (2, interrupt_between_optimizers),
+        (9, interrupt_between_optimizers),
+        (0, interrupt_in_evaluation),
+        (0, interrupt_in_saving),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_end(start: Start, steps: int, interrupt: Callable[[Run], None]) -> None:
+    through = start("through")
+    through.train()
+    stopped = start("stopped")
+    update = stopped._update
+
+    def counted(batch: Any) -> tuple[float, int]:
+        if stopped.step == steps:
+            interrupt(stopped)
+        return update(batch)
+
+    stopped._update = counted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert stopped.step < SETTINGS.steps
+    torch.manual_seed(12345)
+    resumed = start("stopped")
+    assert resumed.step == stopped.step
+    resumed.train()
+    assert resumed.step == through.step == SETTINGS.steps
+    assert resumed.tokens_seen == through.tokens_seen
+    for expected, found in zip(outcome(through), outcome(resumed), strict=True):
+        assert same(expected, found)
+
+
+def test_two_stops_go_on_to_the_same_end(start: Start) -> None:
+    through = start("through")
+    through.train()
+    for _ in range(2):
+        stopped = start("stopped")
+        interrupt_in_loss(stopped)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train()
+    resumed = start("stopped")
+    resumed.train()
+    assert all(map(same, outcome(through), outcome(resumed)))
+
+
+def test_an_interrupt_works_as_before_after_training(start: Start) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    start("run", steps=2).train()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_finished_run_stays_as_it_is(start: Start) -> None:
+    first = start("run")
+    first.train()
+    again = start("run")
+    again.train()
+    assert again.step == SETTINGS.steps
+    assert all(map(same, outcome(first), outcome(again)))
+
+
+def test_the_checkpoint_is_the_average_of_the_last_saves(start: Start) -> None:
+    run = start("run")
+    folder = run.train()
+    assert folder == run.folder / "checkpoint"
+    saved = sorted(run.folder.glob("step-*.safetensors"))
+    assert [file.stem for file in saved] == ["step-0000010", "step-0000013"]
+    loaded = checkpoint.load(folder)
+    assert (loaded.config.name, loaded.config.pairs, loaded.config.model) == ("tiny", (("en", "de"),), MODEL)
+    assert loaded.tokenizer.serialized == run.tokenizer.serialized
+    expected = average(saved)
+    for name, weight in loaded.model.named_parameters():
+        assert torch.equal(weight, expected[name].half().float())
+
+
+def test_a_save_cut_short_leaves_the_files_before_it_whole(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start("run")
+    run.train()
+    paths = [
+        run.folder / "state.pt",
+        *sorted(run.folder.glob("step-*")),
+        *sorted((run.folder / "checkpoint").iterdir()),
+    ]
+    before = {path: path.read_bytes() for path in paths}
+
+    def torn(self: Path, contents: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(contents[: len(contents) // 2])
+        raise OSError("no space left on device")
+
+    with torch.no_grad():
+        run.model.projection.weight.add_(1)
+    monkeypatch.setattr(Path, "write_bytes", torn)
+    with pytest.raises(OSError, match="no space"):
+        run.save()
+    assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_the_log_has_a_line_a_report(start: Start) -> None:
+    run = start("run", steps=55, save_every=100, evaluate_every=55)
+    run.train()
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [50, 55]
+    assert lines[0].keys() >= {"step", "loss", "rate", "tokens", "minutes", "tokens_per_second"}
+    assert lines[1].keys() - lines[0].keys() == {"dev_loss", "dev_bleu", "example"}
+    assert [line["rate"] for line in lines] == [run.settings.rate(49), run.settings.rate(54)]
+    assert lines[1]["tokens"] == run.tokens_seen > lines[0]["tokens"]
+    assert TrainSettings.model_validate_json((run.folder / "settings.json").read_text()) == run.settings
+
+
+def test_a_tokenizer_in_the_folder_is_kept(start: Start, tmp_path: Path) -> None:
+    learnt = start("one").tokenizer.serialized
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.model").write_bytes(learnt)
+    assert start("other", seed=9).tokenizer.serialized == learnt
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_evaluation_is_the_plain_loss_a_token(start: Start, precision: str) -> None:
+    run = start("run", precision=precision)
+    report, total, tokens = run.evaluate(), 0.0, 0
+    run.model.eval()
+    for source, target in zip(run.corpus.sources, run.corpus.targets, strict=True):
+        given = torch.tensor([[2, *target[:-1].tolist()]])
+        with torch.no_grad():
+            logits = run.model(torch.tensor(source)[None].long(), torch.tensor([len(source)]), given)[0]
+        total -= float(logits.log_softmax(-1)[torch.arange(len(target)), torch.tensor(target).long()].sum())
+        tokens += len(target)
+    assert report["dev_loss"] == pytest.approx(total / tokens, rel=1e-5 if precision == "fp32" else 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"momentum": 0.9}, "Extra inputs"),
+        ({"model": {"depth": 3}}, "Extra inputs"),
+        ({"steps": 0}, "greater than 0"),
+        ({"weights": {"web": -1}}, "greater than or equal to 0"),
+        ({"decay": 1.5}, "less than or equal to 1"),
+        ({"optimizer": "sgd"}, "'adamw' or 'muon'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        TrainSettings.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.01),  # one of ten steps of warm-up
+        (4, 0.05),
+        (9, 0.1),  # the peak
+        (39, 0.05),  # four times as late, half the rate
+        (79, 0.1 * (10 / 80) ** 0.5),
+        (80, 0.1 * (10 / 81) ** 0.5),  # the decay begins: all 20 steps left
+        (90, 0.1 * (10 / 91) ** 0.5 * 0.5),
+        (99, 0.1 * (10 / 100) ** 0.5 * 0.05),
+    ],
+)
+def test_rate_warms_up_falls_with_the_root_and_decays(step: int, rate: float) -> None:
+    settings = TrainSettings(learning_rate=0.1, warmup=10, steps=100, decay=0.2)
+    assert settings.rate(step) == pytest.approx(rate, rel=1e-12)
+
+
+def test_rate_never_falls_under_a_fiftieth_and_may_not_decay() -> None:
+    settings = TrainSettings(learning_rate=0.1, warmup=1000, steps=1000, decay=1.0)
+    assert settings.rate(999) == pytest.approx(0.1 / 50)
+    assert TrainSettings(learning_rate=0.1, warmup=10, steps=40, decay=0.0).rate(39) == pytest.approx(0.05)
+
+
+def test_average_is_the_mean_in_full_precision(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = [{"a": torch.randn(3, 4, generator=generator).half(), "b": torch.full((2,), n)} for n in (1.0, 2.0, 6.0)]
+    files = [tmp_path / f"{number}" for number in range(3)]
+    for file, each in zip(files, weights, strict=True):
+        save_file(each, file)
+    mean = average(files)
+    assert torch.equal(mean["b"], torch.full((2,), 3.0))
+    expected = sum(each["a"].double() for each in weights) / 3
+    torch.testing.assert_close(mean["a"].double(), expected, atol=1e-6, rtol=1e-6)

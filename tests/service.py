@@ -1,0 +1,70 @@
+"""Starting the real service and speaking HTTP to it, for tests."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[str], port: int, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A service as a process of its own, ready; stopped at the end."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("DRAGOMAN_")} | environment
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            assert time.monotonic() < deadline, "the service is not ready after 120 s"
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.2)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+class Answer:
+    """Status, headers and body of an HTTP answer."""
+
+    def __init__(self, status: int, headers: Any, content: bytes) -> None:
+        self.status, self.headers, self.content = status, headers, content
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def stages(self) -> dict[str, float]:
+        found = re.findall(r"([\w-]+);dur=([\d.]+)", self.headers.get("Server-Timing", ""))
+        return {name: float(value) for name, value in found}
+
+
+def fetch(url: str, content: bytes | None = None, method: str | None = None) -> Answer:
+    request = urllib.request.Request(url, content, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return Answer(answer.status, answer.headers, answer.read())
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, error.headers, error.read())

@@ -1,0 +1,199 @@
+import json
+import socket
+import urllib.parse
+from typing import Any
+
+import pytest
+
+from tests.service import Answer, fetch
+
+TEXT = "The file could not be opened."
+
+
+def post(service: str, route: str, body: Any) -> Answer:
+    return fetch(f"{service}{route}", body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+def assert_problem(answer: Answer, status: int, *mentioned: str) -> None:
+    assert answer.status == status, answer.content
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json
+    assert problem["status"] == status
+    assert problem["title"]
+    for words in mentioned:
+        assert words in problem["detail"]
+
+
+def assert_serves(service: str) -> None:
+    """The next request is served normally."""
+    assert post(service, "/v1/translate", {"text": TEXT}).status == 200
+
+
+def test_translates_a_string_and_says_how_sure_and_how_long(service: str) -> None:
+    answer = post(service, "/v1/translate", {"text": TEXT})
+    assert answer.status == 200
+    [found] = answer.json["translations"]
+    assert found["text"].strip()
+    assert found["score"] < 0
+    assert found["mean_score"] == pytest.approx(found["score"] / found["tokens"])
+    assert found["finish_reason"] == "stop"
+    assert (answer.json["source"], answer.json["target"]) == ("en", "de")
+    assert set(answer.stages) == {"tokenise", "queue", "encode", "decode", "detokenise"}
+
+
+def test_a_list_comes_back_in_its_order_and_as_each_text_alone(service: str, sentences: list[str]) -> None:
+    texts = sentences[40:60]
+    together = post(service, "/v1/translate", {"text": texts, "source": "en", "target": "de"}).json["translations"]
+    alone = [post(service, "/v1/translate", {"text": text}).json["translations"][0] for text in texts]
+    assert together == alone
+
+
+def test_a_translation_that_ran_into_its_limit_says_so(service: str) -> None:
+    [found] = post(service, "/v1/translate", {"text": TEXT, "max_tokens": 2}).json["translations"]
+    assert (found["tokens"], found["finish_reason"]) == (2, "length")
+
+
+def test_line_breaks_between_sentences_survive(service: str) -> None:
+    [found] = post(service, "/v1/translate", {"text": f"{TEXT}\r\n\r\n  {TEXT}\n"}).json["translations"]
+    first, blank, second, end = found["text"].split("\n")
+    assert blank == "\r"
+    assert second.strip() == first.strip()
+    assert second.startswith("  ")
+    assert end == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x00b", "😀 👨‍👩‍👧", "日本語 и русский", "\u202eabc", "e\u0301", "<2de> </s> <pad>", "%s {x} $1"]
+)
+def test_unusual_text_is_text(service: str, text: str) -> None:
+    assert post(service, "/v1/translate", {"text": text}).status == 200
+
+
+def test_encodes_one_vector_a_text_of_length_one(service: str) -> None:
+    answer = post(service, "/v1/encode", {"text": [TEXT, "Hello."]})
+    for encoding in answer.json["encodings"]:
+        assert sum(value * value for value in encoding["vector"]) == pytest.approx(1, abs=1e-4)
+        assert "vectors" not in encoding
+    assert {"tokenise", "queue", "encode"} <= set(answer.stages)
+
+
+def test_encodes_one_vector_a_token(service: str) -> None:
+    [encoding] = post(service, "/v1/encode", {"text": TEXT, "pooling": "none"}).json["encodings"]
+    assert encoding["tokens"][0] == "<2de>"
+    assert len(encoding["vectors"]) == len(encoding["tokens"])
+    assert "vector" not in encoding
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "encoder-decoder"])
+def test_attention_rows_sum_to_one_over_the_tokens_it_names(service: str, kind: str) -> None:
+    answer = post(service, "/v1/attention", {"text": TEXT, "kind": kind}).json
+    heads = answer["heads"]
+    assert [head["head"] for head in heads] == list(range(len(heads)))
+    assert len(heads) > 1
+    for head in heads:
+        assert len(head["weights"]) == len(head["scores"]) == len(answer["queries"])
+        for row in head["weights"]:
+            assert len(row) == len(answer["keys"])
+            assert sum(row) == pytest.approx(1, abs=1e-4)
+    if kind == "decoder":
+        assert all(weight == 0 for number, row in enumerate(heads[0]["weights"]) for weight in row[number + 1 :])
+
+
+def test_attention_takes_a_translation_a_layer_and_a_head(service: str) -> None:
+    body = {"text": TEXT, "translation": "Guten Tag.", "layer": 0, "head": 2}
+    answer = post(service, "/v1/attention", body).json
+    assert [head["head"] for head in answer["heads"]] == [2]
+    assert answer["layer"] == 0
+    assert answer["queries"][0] == "<s>"
+    assert "".join(answer["queries"][1:]).replace("▁", " ").strip() == "Guten Tag."
+
+
+def test_says_what_is_loaded_and_that_it_is_alive_and_ready(service: str) -> None:
+    [model] = fetch(f"{service}/v1/models").json["models"]
+    assert model["parity"]["passed"]
+    assert model["precision"] == "int8"
+    assert fetch(f"{service}/healthz").json == {"status": "alive"}
+    assert fetch(f"{service}/readyz").json == {"status": "ready"}
+
+
+def test_describes_its_bodies_in_openapi(service: str) -> None:
+    paths = fetch(f"{service}/openapi.json").json["paths"]
+    schema = paths["/v1/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"text", "source", "target", "max_tokens"} == set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "mentioned"),
+    [
+        (b"", 400, "body"),
+        (b'{"text": "cut off', 400, "body"),
+        (b'{"text": "\xff"}', 400, "body"),
+        (b'{"text": "\\ud800"}', 400, "body"),
+        (b"[]", 422, "body"),
+        (b"null", 422, "body"),
+        ({}, 422, "text"),
+        ({"text": None}, 422, "text"),
+        ({"text": 5}, 422, "text: Input should be a string or a list of strings"),
+        ({"text": [TEXT, 5]}, 422, "text.1"),
+        ({"text": []}, 422, "text"),
+        ({"text": ""}, 422, "text: is blank"),
+        ({"text": " \n\t"}, 422, "text: is blank"),
+        ({"text": [TEXT, " "]}, 422, "text.1: is blank"),
+        ({"text": TEXT, "beam": 4}, 422, "beam"),
+        ({"text": TEXT, "source": "xx"}, 422, "source: 'xx' is not a source language; this model reads en"),
+        ({"text": TEXT, "target": "xx"}, 422, "target: 'xx' is not a target language; this model writes de"),
+        ({"text": TEXT, "target": "en"}, 422, "target"),
+        ({"text": TEXT, "target": 1}, 422, "target"),
+        ({"text": TEXT, "max_tokens": 0}, 422, "max_tokens"),
+        ({"text": TEXT, "max_tokens": "5"}, 422, "max_tokens"),
+        ({"text": TEXT, "max_tokens": 10**9}, 422, "max_tokens: is 1000000000; the limit is 256"),
+        ({"text": ["x"] * 10_000}, 413, "text has 10,000 texts; the limit is 1,000"),
+        ({"text": "x" * 1_000_000}, 413, "text has 1,000,000 characters; the limit is 20,000"),
+        ({"text": "x" * 3_000_000}, 413, "body has 3,000,012 bytes; the limit is 2,000,000"),
+        ({"text": [TEXT, "qz" * 5000]}, 413, "text.1 has"),
+        ({"text": "qz" * 5000}, 413, "tokens in one sentence; the limit is 256"),
+    ],
+)
+def test_bad_translation_requests_are_named_and_harm_nobody(
+    service: str, body: Any, status: int, mentioned: str
+) -> None:
+    assert_problem(post(service, "/v1/translate", body), status, mentioned)
+    assert_serves(service)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "status", "mentioned"),
+    [
+        ("/v1/encode", {"text": " "}, 422, "text: is blank"),
+        ("/v1/encode", {"text": TEXT, "pooling": "max"}, 422, "pooling"),
+        ("/v1/encode", {"text": "word " * 400}, 413, "tokens in one sentence; the limit is 256"),
+        ("/v1/attention", {"text": [TEXT]}, 422, "text"),
+        ("/v1/attention", {"text": TEXT, "kind": "sideways"}, 422, "kind"),
+        ("/v1/attention", {"text": TEXT, "layer": 99}, 422, "layer: is 99"),
+        ("/v1/attention", {"text": TEXT, "layer": -1}, 422, "layer"),
+        ("/v1/attention", {"text": TEXT, "head": 99}, 422, "head: is 99"),
+        ("/v1/attention", {"text": TEXT, "translation": ""}, 422, "translation: is blank"),
+        ("/v1/attention", {"text": "word " * 200}, 413, "text has"),
+        ("/v1/attention", {"text": TEXT, "translation": "Wort " * 200}, 413, "translation has"),
+        ("/v1/nothing", {}, 404, "/v1/nothing"),
+        ("/healthz", {}, 405, "takes GET"),
+    ],
+)
+def test_other_bad_requests_are_named_too(service: str, route: str, body: Any, status: int, mentioned: str) -> None:
+    assert_problem(post(service, route, body), status, mentioned)
+    assert_serves(service)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b'POST /v1/translate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"text": "cut',
+        b'POST /v1/translate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"text": "cut',
+        b"\x16\x03\x01 not HTTP at all\r\n\r\n",
+    ],
+)
+def test_a_connection_that_breaks_off_harms_nobody(service: str, sent: bytes) -> None:
+    address = urllib.parse.urlsplit(service)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(sent)
+    assert_serves(service)

@@ -1,0 +1,127 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.service import free_port, running
+
+
+def dragoman(*arguments: str | Path, given: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("DRAGOMAN_")} | environment
+    command = [sys.executable, "-m", "serving.cli", *map(str, arguments)]
+    return subprocess.run(command, input=given, capture_output=True, env=variables, timeout=300, check=False)
+
+
+def test_translates_lines_in_order_and_keeps_blank_ones(tiny_bundle: Path) -> None:
+    lines = [f"Line number {number}." for number in range(40)]
+    given = "\n".join([*lines[:20], "", " ", *lines[20:]]).encode()
+    together = dragoman("translate", "--bundle", tiny_bundle, given=given)
+    assert together.returncode == 0
+    written = together.stdout.decode().split("\n")
+    assert written[20:22] == ["", ""]
+    assert written[-1] == ""
+    assert len(written) == 43
+    again = dragoman("translate", "--bundle", tiny_bundle, given=b"Line number 7.\n").stdout.decode()
+    assert again == written[7] + "\n"
+
+
+def test_a_line_that_cannot_be_translated_is_named_and_the_others_are_not_lost(tiny_bundle: Path) -> None:
+    done = dragoman("translate", "--bundle", tiny_bundle, given=f"One.\n{'q' * 3000}\nThree.\n".encode())
+    assert done.returncode == 1
+    first, failed, third, _ = done.stdout.decode().split("\n")
+    assert first
+    assert failed == ""
+    assert third
+    assert b"line 2: text has" in done.stderr
+    assert b"1 of 3 lines failed" in done.stderr
+
+
+def test_input_that_is_not_utf8_is_refused_with_its_line(tiny_bundle: Path) -> None:
+    done = dragoman("translate", "--bundle", tiny_bundle, given=b"One.\n\xff\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"line 2 is not UTF-8: invalid start byte at byte 1\n"
+
+
+def test_encodes_lines_as_json_lists(tiny_bundle: Path) -> None:
+    done = dragoman("encode", "--bundle", tiny_bundle, given=b"One.\n\nThree.\n")
+    first, blank, third = map(json.loads, done.stdout.decode().splitlines())
+    assert len(first) == len(third) == 32
+    assert blank is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--bundle", "/nonexistent"], {}, "manifest.json is missing"),
+        (["--rows", "0"], {}, "setting rows: Input should be greater than 0, not 0"),
+        ([], {"DRAGOMAN_PORT": "abc"}, "setting port: "),
+        ([], {"DRAGOMAN_PROT": "1"}, "unknown in the environment: DRAGOMAN_PROT"),
+        (["--gpus", "1"], {}, "CUDA"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_message(arguments: list[str], environment: dict[str, str], said: str) -> None:
+    done = dragoman("translate", *arguments, given=b"One.\n", **environment)
+    assert done.returncode == 1
+    assert said in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_second_copy_on_a_port_is_told_in_one_line(service: str) -> None:
+    done = dragoman("serve", "--port", service.rsplit(":", 1)[1])
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert "Address already in use; choose another with --port" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_ends_the_service_with_one_line(tiny_bundle: Path, stop: signal.Signals) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "serving.cli", "serve", "--port", str(port), "--bundle", str(tiny_bundle)]
+    with running(command, port) as process:
+        process.send_signal(stop)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said.splitlines()[-1] == "stopped"
+    assert "Traceback" not in said
+    assert "curl http://127.0.0.1" in said
+
+
+def test_lists_and_cuts_out_attention(tiny_bundle: Path, tmp_path: Path) -> None:
+    listed = dragoman("export", "--list", tiny_bundle).stdout.decode()
+    assert "decoder  decoder.1.cross  CrossAttention, layer 1, 4 heads" in listed
+    assert "query [rows, 1, 32]" in listed
+    done = dragoman("export", tiny_bundle, tmp_path / "one.onnx", "--subgraph", "decoder.1.cross")
+    assert done.returncode == 0
+    assert (tmp_path / "one.onnx").stat().st_size
+    wrong = dragoman("export", tiny_bundle, tmp_path / "two.onnx", "--subgraph", "decoder.9.cross")
+    assert wrong.returncode == 1
+    assert "decoder.1.cross" in wrong.stderr.decode()
+
+
+def test_exports_and_prints_what_the_gate_measured(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    done = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "fp32", "--attention", "standard")
+    assert done.returncode == 0, done.stderr
+    assert "fp32, standard attention" in done.stdout.decode()
+    refused = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "int4")
+    assert refused.stderr.decode() == "--precision is 'int4'; it takes fp32 or int8\n"
+
+
+def test_trains_and_evaluates_from_the_command_line(tmp_path: Path, sentences: list[str]) -> None:
+    data = tmp_path / "pairs.tsv"
+    data.write_text("".join(f"{line}\t{line}\tcopy\n" for line in sentences if "\t" not in line), encoding="utf-8")
+    sizes = ["vocabulary=800", "width=32", "heads=4", "feed_forward=64", "encoder_layers=1", "decoder_layers=1"]
+    settings = [f"model.{size}" for size in sizes] + ["steps=4", "evaluate_every=4", "evaluate_sentences=2"]
+    flags = [part for setting in settings for part in ("--set", setting)]
+    run = tmp_path / "run"
+    trained = dragoman("train", run, "--data", data, "--dev", data, *flags)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.decode().strip() == str(run / "checkpoint")
+    scored = dragoman("evaluate", run / "checkpoint", "--data", data, "--limit", "3")
+    assert json.loads(scored.stdout.decode().splitlines()[-1])["pairs"] == 3
+    wrong = dragoman("train", run, "--data", data, "--dev", data, "--set", "stepz=4")
+    assert wrong.returncode == 1
+    assert "stepz" in wrong.stderr.decode()
