@@ -13,9 +13,9 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model.config import ModelConfig
 from model.tokenizer import END, PADDING, START, UNKNOWN
@@ -154,6 +154,22 @@ class Manifest(Frozen):
     graphs: Mapping[str, GraphSpec]
     provenance: Provenance
     parity: ParityReport | None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        faults = []
+        if self.special != SpecialIds():
+            faults.append(f"special ids are {self.special}, this version reads {SpecialIds()}")
+        if max(self.limits.source_tokens, self.limits.target_tokens) > self.model.max_positions:
+            faults.append(f"limits {self.limits} are more than the model's {self.model.max_positions} positions")
+        missing = sorted({language for pair in self.pairs for language in pair} - set(self.languages))
+        if missing or not self.pairs:
+            faults.append(
+                f"languages without a token: {', '.join(missing)}" if missing else "there are no language pairs"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 def digest(path: Path) -> FileSpec:

@@ -41,6 +41,8 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
 
     Raises CheckpointError, or ParityError when the gate fails; then ``bundle`` is left as it was.
     """
+    if bundle.exists() and not (bundle / MANIFEST).exists() and (not bundle.is_dir() or any(bundle.iterdir())):
+        raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
     loaded = checkpoint.load(source)
     reference = quantized(loaded.model) if precision == "int8" else loaded.model
     bundle.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +87,6 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
 def _put_in_place(folder: Path, bundle: Path) -> None:
     """Move ``folder`` to ``bundle``; what stood there goes only once the new one is complete."""
     if bundle.exists():
-        if any(bundle.iterdir()) and not (bundle / MANIFEST).exists():
-            raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
         aside = folder.with_name("replaced")
         bundle.rename(aside)
         folder.rename(bundle)

@@ -8,6 +8,7 @@ monkey.patch_all()
 import argparse
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +27,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from loadtest.users import SENTENCES, Visitor, read_sentences
+from loadtest.payloads import SENTENCES, read_sentences
+from loadtest.timings import percentile
+from loadtest.users import Visitor
 
 console = Console(stderr=True, highlight=False)
 START_SECONDS = 180
@@ -41,13 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     try:
         Visitor.sentences = read_sentences(options.data)
+        options.report.touch()  # what cannot be written is better known before the test than after it
         with _service(options.url, options.port) as url:
             result, environment = load(url, options.users, options.seconds, options.seed)
     except (LoadTestError, OSError, ValueError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
-    options.report.write_text(get_html_report(environment), encoding="utf-8")
     _print(environment, result)
+    options.report.write_text(get_html_report(environment), encoding="utf-8")
     console.print(f"report: {options.report}", markup=False)
     print(json.dumps(result))
     return 1 if result["failures"] or not result["requests"] else 0
@@ -78,7 +82,15 @@ def _service(url: str | None, port: int) -> Iterator[str]:
         _wait_until_ready(url.rstrip("/"), None)
         yield url.rstrip("/")
         return
-    command = [sys.executable, "-m", "serving.cli", "serve", "--port", str(port)]
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            # Else what runs there would be measured in place of ours.
+            said = f"port {port}: {error.strerror}; name another with --port, or the service there with --url"
+            raise LoadTestError(said) from None
+    command = [sys.executable, "-m", "serving.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}", process)
@@ -99,7 +111,6 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[str] | None") -> None
                 said = process.stdout.read().strip() if process.stdout else ""
                 raise LoadTestError(f"the service did not start: {said}")
             try:
-                # With a process of our own, its word first: else another service on the port would be measured.
                 with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
                     if answer.status == 200:
                         return
@@ -130,28 +141,24 @@ def load(url: str, users: int, seconds: int, seed: int) -> tuple[dict[str, Any],
         "requests": total.num_requests,
         "failures": total.num_failures,
         "rps": round(total.num_requests / seconds, 2),
-        **{f"p{percent}_ms": total.get_response_time_percentile(percent / 100) for percent in (50, 90, 99)},
-        **{f"{stage}_ms": round(_percentile(values, 0.5), 2) for stage, values in Visitor.stages.items()},
+        **{f"p{percent}_ms": total.get_response_timepercentile(percent / 100) for percent in (50, 90, 99)},
+        **{f"{stage}_ms": round(percentile(values, 0.5), 2) for stage, values in Visitor.stages.items()},
     }
     runner.quit()
     return result, environment
-
-
-def _percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def _print(environment: Environment, result: dict[str, Any]) -> None:
     columns = ("p50 ms", "p90 ms", "p99 ms")
     table = Table("request", "requests", "failures", "per second", *columns)
     for entry in [*sorted(environment.stats.entries.values(), key=lambda entry: entry.name), environment.stats.total]:
-        times = [f"{entry.get_response_time_percentile(share):.0f}" for share in (0.5, 0.9, 0.99)]
+        times = [f"{entry.get_response_timepercentile(share):.0f}" for share in (0.5, 0.9, 0.99)]
         rate = f"{entry.num_requests / result['seconds']:.1f}"
         table.add_row(entry.name, str(entry.num_requests), str(entry.num_failures), rate, *times)
     console.print(table)
     stages = Table("stage, inside the server", "answers", *columns)
     for stage, values in Visitor.stages.items():
-        times = [f"{_percentile(values, share):.2f}" for share in (0.5, 0.9, 0.99)]
+        times = [f"{percentile(values, share):.2f}" for share in (0.5, 0.9, 0.99)]
         stages.add_row(stage, str(len(values)), *times)
     console.print(stages)
     for failure in environment.stats.errors.values():

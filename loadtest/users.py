@@ -1,31 +1,11 @@
 """Locust users: they translate, encode and look at attention, with sentences of real, varied length."""
 
 import random
-from pathlib import Path
 from typing import Any, ClassVar
 
 from locust import FastHttpUser, between, task
 
-SENTENCES = Path(__file__).with_name("sentences.txt")
-
-
-def read_sentences(path: Path) -> list[str]:
-    """The lines of ``path`` that are not blank; ValueError when there are none."""
-    sentences = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    if not sentences:
-        raise ValueError(f"{path} holds no sentences")
-    return sentences
-
-
-def server_timing(header: str) -> dict[str, float]:
-    """Stages and milliseconds of a ``Server-Timing`` header (W3C Server Timing)."""
-    stages = {}
-    for entry in header.split(","):
-        name, _, parameters = entry.strip().partition(";")
-        key, _, value = parameters.strip().partition("=")
-        if key == "dur":
-            stages[name] = float(value)
-    return stages
+from loadtest.timings import server_timing
 
 
 class Visitor(FastHttpUser):

@@ -1,6 +1,7 @@
 """A checkpoint: a folder with ``config.json``, ``model.safetensors`` (fp16) and ``tokenizer.model``."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from model.config import ModelConfig
@@ -47,20 +49,27 @@ class Checkpoint:
     tokenizer: Tokenizer
 
 
+def write(path: Path, contents: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(contents)
+    os.replace(partial, path)
+
+
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write ``weights`` as fp16; a tensor known by two names (tied embeddings) is written once, under the first."""
     unique: dict[int, tuple[str, Tensor]] = {}
     for name, weight in weights.items():
         unique.setdefault(weight.data_ptr(), (name, weight))
-    save_file({name: weight.detach().half().contiguous() for name, weight in unique.values()}, path)
+    write(path, serialize({name: weight.detach().half().contiguous() for name, weight in unique.values()}))
 
 
 def save(folder: Path, config: CheckpointConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
     """Write a checkpoint into ``folder``, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS, weights)
-    (folder / TOKENIZER).write_bytes(tokenizer.serialized)
-    (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    write(folder / TOKENIZER, tokenizer.serialized)
+    write(folder / CONFIG, (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode())
 
 
 def load(folder: Path) -> Checkpoint:

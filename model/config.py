@@ -33,9 +33,12 @@ class ModelConfig(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _sizes_fit(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.max_positions % 8:
+            # The runtime pads sources to multiples of 8, and the padding needs positions too.
+            raise ValueError(f"max_positions {self.max_positions} is not a multiple of 8")
         if self.width % 2:
             raise ValueError(f"width {self.width} is odd: sinusoidal positions come in pairs of sine and cosine")
         return self

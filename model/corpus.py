@@ -24,11 +24,14 @@ class Pair:
 
 def read_pairs(path: Path) -> list[Pair]:
     """Read a tab-separated file (plain or .gz) of source, target and, optionally, origin; ValueError names the line."""
-    opener = gzip.open if path.suffix == ".gz" else open
     pairs = []
-    with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            match line.rstrip("\n").split("\t"):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+            match text.rstrip("\n").split("\t"):
                 case [source, target]:
                     pairs.append(Pair(source, target, "all"))
                 case [source, target, origin]:
@@ -65,7 +68,8 @@ class Corpus:
 
     def __init__(self, sources: list[Ids], targets: list[Ids], weights: NDArray[np.float32]) -> None:
         self.sources, self.targets, self.weights = sources, targets, weights
-        self.lengths = np.array([(len(s), len(t)) for s, t in zip(sources, targets, strict=True)], np.int32)
+        lengths = [(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
+        self.lengths = np.array(lengths, np.int32).reshape(-1, 2)
 
     @classmethod
     def encode(
@@ -118,12 +122,15 @@ class Corpus:
                 batches.append(rows[begin:end])
                 begin, grown = end, tuple(self.lengths[row])
             widest = grown
-        batches.append(rows[begin:])
+        if begin < len(rows):
+            batches.append(rows[begin:])
         random.shuffle(batches)
         return batches
 
     def batches(self, tokens: int, seed: int, first: int = 0) -> Iterator[Batch]:
-        """Batches without end, pass after pass, from the ``first``-th on."""
+        """Batches without end, pass after pass, from the ``first``-th on; ValueError if no pair can ever appear."""
+        if not self.weights.any():
+            raise ValueError("no pair to train on: all are left out or weigh 0")
         epoch, done = 0, 0
         while True:
             plan = self.plan(tokens, seed, epoch)

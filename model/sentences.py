@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 _BOUNDARY = re.compile(
     r"""
-    (?P<end>[.!?…]+[)\]"'”’«»]*)            # the end of a sentence, with what closes around it
-    [^\S\n]+                                # space on the same line
+    (?<![.!?…])                             # from its first mark on, or a row of marks is tried from each of them
+    (?P<end>[.!?…]++[)\]"'”’“‘«»]*+)        # the end of a sentence, with what closes around it
+    [^\S\n]++                               # space on the same line
     (?=[(\["'“„‘‚»«¿¡]*[^\W_a-zäöüß])       # and something that can open the next: not a small letter
     """,
     re.VERBOSE,
@@ -30,18 +31,32 @@ class Sentence:
 
 def split(text: str) -> list[Sentence]:
     """The sentences of ``text``; line breaks always part, full stops where a sentence seems to end."""
-    found, begin = [], 0
+    found: list[Sentence] = []
+    blank: list[str] = []
+    begin = 0
     for end in [*_ends(text), len(text)]:
         piece = text[begin:end]
         if inner := piece.strip():
             lead = piece.index(inner)
-            found.append(Sentence(piece[:lead], inner, piece[lead + len(inner) :]))
-        elif found:
-            found[-1] = Sentence(found[-1].before, found[-1].text, found[-1].after + piece)
-        elif piece:
-            found.append(Sentence(piece, "", ""))
+            before = piece[:lead]
+            if found:
+                found[-1] = _followed_by(found[-1], blank)
+            else:
+                before = "".join(blank) + before
+            found.append(Sentence(before, inner, piece[lead + len(inner) :]))
+            blank = []
+        else:
+            blank.append(piece)
         begin = end
+    if found:
+        found[-1] = _followed_by(found[-1], blank)
+    elif text:
+        found.append(Sentence(text, "", ""))
     return found
+
+
+def _followed_by(sentence: Sentence, blank: list[str]) -> Sentence:
+    return Sentence(sentence.before, sentence.text, sentence.after + "".join(blank))
 
 
 def _ends(text: str) -> list[int]:

@@ -18,7 +18,10 @@ def language_token(language: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Canonical composition (NFC) and single spaces; nothing else is changed, so text survives a round trip."""
+    """Canonical composition (NFC) and single spaces; nothing else is changed, so text survives a round trip.
+
+    All but ``▁`` (U+2581), by which sentencepiece writes a space: that comes back as one.
+    """
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

@@ -3,8 +3,11 @@
 import json
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,7 +121,7 @@ class Run:
         path = self.folder / checkpoint.TOKENIZER
         if not path.exists():
             texts = (text for pair in pairs for text in (pair.source, pair.target))
-            _replace(path, Tokenizer.train(texts, self.settings.model.vocabulary).serialized)
+            checkpoint.write(path, Tokenizer.train(texts, self.settings.model.vocabulary).serialized)
         return Tokenizer.load(path)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
@@ -161,10 +164,11 @@ class Run:
     def _steps(self, batches: Iterator[Batch]) -> Iterator[dict[str, Any]]:
         recent: list[float] = []
         while self.step < self.settings.steps:
-            begin = time.perf_counter()
-            loss, tokens = self._update(next(batches))
-            self.seconds += time.perf_counter() - begin
-            self.step, self.tokens_seen = self.step + 1, self.tokens_seen + tokens
+            with _uninterrupted():  # half an update, or one not counted, must not be saved
+                begin = time.perf_counter()
+                loss, tokens = self._update(next(batches))
+                self.seconds += time.perf_counter() - begin
+                self.step, self.tokens_seen = self.step + 1, self.tokens_seen + tokens
             recent = [*recent[-49:], loss]
             report = {
                 "step": self.step,
@@ -221,22 +225,26 @@ class Run:
 
     def save(self) -> None:
         """Write the state to go on from and the averaged checkpoint so far; each file whole or not at all."""
+        checkpoint.save_weights(self.folder / f"step-{self.step:07}.safetensors", dict(self.model.named_parameters()))
+        files = {int(file.stem.removeprefix("step-")): file for file in self.folder.glob("step-*.safetensors")}
+        # What an interrupt saved between the regular steps leaves again: the average is that of a run never stopped.
+        regular = sorted(step for step in files if step < self.step and step % self.settings.save_every == 0)
+        kept = [*regular, self.step][-self.settings.average :]
+        for step in files.keys() - set(kept):
+            files[step].unlink()
+        averaged = average([files[step] for step in kept])
+        config = CheckpointConfig(name=self.settings.name, pairs=(self.settings.pair,), model=self.settings.model)
+        checkpoint.save(self.folder / "checkpoint", config, averaged, self.tokenizer)
         state = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all(),
             "progress": (self.step, self.tokens_seen, self.seconds),
         }
         partial = self.folder / "state.pt.partial"
         torch.save(state, partial)
         os.replace(partial, self.folder / "state.pt")
-        checkpoint.save_weights(self.folder / f"step-{self.step:07}.safetensors", dict(self.model.named_parameters()))
-        saved = sorted(self.folder.glob("step-*.safetensors"))
-        for old in saved[: -self.settings.average]:
-            old.unlink()
-        averaged = average(saved[-self.settings.average :])
-        config = CheckpointConfig(name=self.settings.name, pairs=(self.settings.pair,), model=self.settings.model)
-        checkpoint.save(self.folder / "checkpoint", config, averaged, self.tokenizer)
 
     def _resume(self) -> None:
         path = self.folder / "state.pt"
@@ -247,6 +255,7 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         torch.set_rng_state(state["random"].cpu())
+        torch.cuda.set_rng_state_all([each.cpu() for each in state.get("cuda_random", [])])
         self.step, self.tokens_seen, self.seconds = state["progress"]
         self.console.print(f"going on from step {self.step}")
 
@@ -257,10 +266,20 @@ def average(files: list[Path]) -> dict[str, Tensor]:
     return {name: torch.stack([each[name].float() for each in weights]).mean(0) for name in weights[0]}
 
 
-def _replace(path: Path, contents: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(contents)
-    os.replace(partial, path)
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold an interrupt (Ctrl-C) back until the block is done."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread is interrupted
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Transformer(nn.Module):
         else:
             self.target_embedding = nn.Embedding(config.vocabulary, config.width)
             nn.init.xavier_uniform_(self.projection.weight)
-        for embedding in {self.source_embedding, self.target_embedding}:
+        for embedding in dict.fromkeys((self.source_embedding, self.target_embedding)):
             # Embeddings are multiplied by √width (section 3.4), so these start with unit variance after it.
             nn.init.normal_(embedding.weight, std=config.width**-0.5)
         if config.positions == "learned":

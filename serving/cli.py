@@ -63,7 +63,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 def _default(field: Any) -> str:
     if field.default is SHIPPED:
         return "the one that ships"
-    return "all cores" if field.default_factory else str(field.default)
+    return "all cores, shared among the replicas" if field.default_factory else str(field.default)
 
 
 def _setting_fault(fault: Any) -> str:
@@ -75,33 +75,34 @@ def _setting_fault(fault: Any) -> str:
 @with_settings
 def serve(settings: Settings) -> None:
     """Start the service and answer until it is told to stop."""
-    from export.bundle import BundleError, read_manifest
-    from serving.deployment import PortTaken, check_port, run
+    from export.bundle import BundleError, Manifest
+    from serving.deployment import StartError, run
 
     url = f"http://{settings.host}:{settings.port}"
     example = """-d '{"text": "The file could not be opened."}'"""
+
+    def starting(manifest: Manifest) -> None:
+        replicas = "replica" if settings.replicas == 1 else "replicas"
+        print(
+            f"starting {manifest.name} ({manifest.precision}): {settings.replicas} {replicas} of {settings.cpus} cores"
+        )
+        sys.stdout.flush()
 
     def ready() -> None:
         print(f"ready on {url}; try\n\n  curl {url}/v1/translate {example}\n", flush=True)
 
     try:
-        # Before Ray starts, which takes seconds: what is wrong with a setting is said at once.
-        check_port(settings.host, settings.port)
-        manifest = read_manifest(settings.bundle)
-        print(
-            f"starting {manifest.name} ({manifest.precision}), {settings.replicas} × {settings.cpus} threads",
-            flush=True,
-        )
-        run(settings, ready)
-    except (BundleError, PortTaken) as error:
+        run(settings, starting, ready)
+    except (BundleError, StartError) as error:
         fail(str(error))
     print("stopped", flush=True)
 
 
 def _lines() -> list[str]:
     """Standard input as lines; a byte that is not UTF-8 is refused with its line's number."""
-    lines = []
-    for number, line in enumerate(sys.stdin.buffer.read().removesuffix(b"\n").split(b"\n"), 1):
+    lines: list[str] = []
+    given = sys.stdin.buffer.read()
+    for number, line in enumerate(given.removesuffix(b"\n").split(b"\n") if given else [], 1):
         try:
             lines.append(line.decode())
         except UnicodeDecodeError as error:
@@ -109,7 +110,13 @@ def _lines() -> list[str]:
     return lines
 
 
-def _each_line(settings: Settings, work: Callable[["Pipeline", str], Any], blank: str) -> None:
+def _each_line(
+    settings: Settings,
+    source: str | None,
+    target: str | None,
+    work: Callable[["Pipeline", tuple[str, str], str], Any],
+    blank: str,
+) -> None:
     """Print the result of ``work`` for each line of standard input, in order; say which failed and leave them blank."""
     from rich.progress import Progress
 
@@ -120,7 +127,8 @@ def _each_line(settings: Settings, work: Callable[["Pipeline", str], Any], blank
     lines = _lines()
     try:
         pipeline = Pipeline(settings.model_copy(update={"queue_tokens": sys.maxsize, "timeout": 86_400.0}))
-    except BundleError as error:
+        pair = pipeline.pair(source, target)
+    except (BundleError, ServiceError) as error:
         fail(str(error))
     failed = 0
 
@@ -130,7 +138,7 @@ def _each_line(settings: Settings, work: Callable[["Pipeline", str], Any], blank
 
         async def one(line: str) -> str:
             async with window:
-                return str(await work(pipeline, line)) if line.strip() else blank
+                return str(await work(pipeline, pair, line)) if line.strip() else blank
 
         with Progress(console=errors, transient=True, disable=len(lines) < 100 or not errors.is_terminal) as progress:
             tasks = [asyncio.create_task(one(line)) for line in lines]
@@ -161,13 +169,13 @@ def translate(
 ) -> None:
     """Translate standard input line by line, without a server."""
 
-    async def work(pipeline: "Pipeline", line: str) -> str:
-        [found], _ = await pipeline.translate([line], *pipeline.pair(source, target), None)
+    async def work(pipeline: "Pipeline", pair: tuple[str, str], line: str) -> str:
+        [found], _ = await pipeline.translate([line], *pair, None)
         if found.finish_reason == "length":
             errors.print(f"ran into its limit and may be cut short: {line}", markup=False, soft_wrap=True)
         return " ".join(found.text.splitlines())
 
-    _each_line(settings, work, blank="")
+    _each_line(settings, source, target, work, blank="")
 
 
 @app.command()
@@ -177,13 +185,12 @@ def encode(
     source: Annotated[str | None, typer.Option(help="Language of the input; the model's first unless given.")] = None,
 ) -> None:
     """Encode standard input line by line: a JSON list each, the mean over its tokens scaled to length 1."""
-    from serving.pipeline import sentence_vector
 
-    async def work(pipeline: "Pipeline", line: str) -> str:
-        _, [memory], _ = await pipeline.encode([line], *pipeline.pair(source, None))
-        return json.dumps(sentence_vector(memory).tolist())
+    async def work(pipeline: "Pipeline", pair: tuple[str, str], line: str) -> str:
+        _, [vectors], _ = await pipeline.encode([line], *pair, pooled=True)
+        return json.dumps(vectors[0].tolist())
 
-    _each_line(settings, work, blank="null")
+    _each_line(settings, source, None, work, blank="null")
 
 
 @app.command()
@@ -217,7 +224,7 @@ def export(
     try:
         with errors.status(f"exporting {checkpoint} in {precision} and comparing it with PyTorch"):
             manifest = run(checkpoint, bundle, precision, attention)  # type: ignore[arg-type]
-    except (CheckpointError, ParityError, FileExistsError) as error:
+    except (CheckpointError, ParityError, OSError) as error:
         fail(str(error))
     report = manifest.parity
     assert report is not None
@@ -258,15 +265,16 @@ def _cut_out(bundle: Path, name: str, graph: str | None, path: Path) -> None:
     _require("onnx", "export")
     import onnx
 
-    from export.bundle import GRAPHS
+    from export.bundle import GRAPHS, BundleError, read_manifest
     from export.subgraph import attention_nodes, cut_out
 
     if graph is not None and graph not in GRAPHS:
         fail(f"--graph is {graph!r}; it takes {', '.join(GRAPHS)}")
     try:
+        read_manifest(bundle)
         onnx.save(cut_out(bundle, name, graph), path)
-    except FileNotFoundError as error:
-        fail(f"{bundle} is not a bundle: {error}")
+    except (BundleError, OSError) as error:
+        fail(str(error))
     except KeyError:
         known = sorted({node.name for node in attention_nodes(bundle) if graph in (None, node.graph)})
         fail(f"there is no attention called {name!r}; there are {', '.join(known)}")
@@ -327,6 +335,7 @@ def evaluate(
     from model.checkpoint import CheckpointError
     from model.corpus import read_pairs
     from model.evaluate import score, translations
+    from serving.errors import ServiceError
     from serving.evaluate import translations as served
 
     try:
@@ -336,7 +345,7 @@ def evaluate(
     bundle = (model / "manifest.json").exists()
     try:
         written = (served if bundle else translations)(model, pairs, errors)
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ServiceError, ValueError) as error:
         fail(str(error))
     if output:
         output.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")
@@ -362,7 +371,7 @@ def _require(module: str, extra: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(module) is None:
-        fail(f"{module} is not installed; run: pip install 'dragoman[{extra}]'")
+        fail(f"{module} is not installed: run make test, or in a clone: pip install --editable '.[{extra}]'")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Ray Serve: the only file that imports Ray."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,12 +16,16 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from starlette.applications import Starlette
 
+from export.bundle import Manifest, read_manifest
 from serving.api import native
 from serving.pipeline import Pipeline
+from serving.runtime import check_device
 from serving.settings import Settings
 
+NAME = "dragoman"
 
-@serve.deployment(name="dragoman")
+
+@serve.deployment(name=NAME)
 @serve.ingress()
 class Dragoman:
     """One replica: a process that holds a pipeline and answers HTTP itself."""
@@ -51,51 +56,69 @@ def application(arguments: dict[str, Any]) -> serve.Application:
         max_ongoing_requests=10_000,
         max_queued_requests=-1,
         health_check_period_s=10,
-        graceful_shutdown_timeout_s=settings.timeout,
+        graceful_shutdown_timeout_s=min(settings.timeout, 45),
     )
     return deployment.bind(settings.model_dump(mode="json") | {"bundle": str(settings.bundle.resolve())})
 
 
-class PortTaken(OSError):
-    """Something else listens on the port."""
+class StartError(RuntimeError):
+    """The service cannot start; the message says why."""
 
 
 def check_port(host: str, port: int) -> None:
-    """PortTaken when ``port`` cannot be listened on."""
+    """StartError when ``port`` cannot be listened on."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+            raise StartError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
 
 
-def run(settings: Settings, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM, on a Ray of our own; calls ``ready`` once requests are answered.
+def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM, on a Ray of our own.
 
-    Raises PortTaken, BundleError.
+    Calls ``starting`` when the settings and the bundle are found good, ``ready`` once requests are answered. Raises
+    StartError, BundleError.
     """
+    # All that can be known to be wrong is said before Ray starts, which takes seconds.
     check_port(settings.host, settings.port)
+    manifest = read_manifest(settings.bundle)
+    check_device(settings.bundle, manifest, settings.device)
+    starting(manifest)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    stopped = threading.Event()
-    ray.init(
-        address="local",
-        num_cpus=settings.replicas * settings.cpus,
-        num_gpus=settings.gpus * settings.replicas or None,
-        object_store_memory=100 << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )
-    for received in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(received, lambda *_: stopped.set())
+    stopped, answering = threading.Event(), False
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        if not answering:
+            raise KeyboardInterrupt
+
     try:
+        ray.init(
+            address="local",
+            num_cpus=settings.replicas * settings.cpus,
+            num_gpus=settings.gpus * settings.replicas or None,
+            object_store_memory=100 << 20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+        for received in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(received, stop)
         options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.timeout + 30)
         serve.start(http_options=options, logging_config={"log_level": "WARNING", "enable_access_log": False})
-        serve.run(application(settings.model_dump()), name="dragoman", route_prefix="/")
+        serve.run(application(settings.model_dump()), name=NAME, route_prefix="/")
+        answering = True
         ready()
         stopped.wait()
-    finally:
         # Waits for the requests under way; the rest of Serve goes down with Ray.
-        serve.delete("dragoman")
+        with contextlib.suppress(TimeoutError):
+            serve.delete(NAME)
+    except (KeyboardInterrupt, SystemExit):
+        # Stopped while starting; SystemExit is what Ray makes of SIGTERM until our handler stands.
+        pass
+    except RuntimeError as error:
+        raise StartError(f"no replica could start: {error}") from None
+    finally:
         ray.shutdown()

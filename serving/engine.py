@@ -7,97 +7,15 @@ step for every row whatever its position, delivers what is finished and packs th
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.tokenizer import END, START
 from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
+from serving.job import Attended, Encoded, Job, Translated
 from serving.runtime import Runtime
-from serving.scheduler import Scheduler, Ticket
-
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds a job spent in each stage of the engine."""
-
-    queue: float
-    encode: float
-    decode: float
-
-
-@dataclass(frozen=True)
-class Translated:
-    """Target tokens of one sentence."""
-
-    tokens: list[int]
-    """Without start token; ends with the end token when ``finish_reason`` is "stop"."""
-    log_probabilities: list[float]
-    finish_reason: Literal["stop", "length"]
-    timings: Timings
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Vectors of one text."""
-
-    memory: Array
-    """``[tokens, width]`` fp32: the encoder's output."""
-    timings: Timings
-
-
-@dataclass(frozen=True)
-class Attended:
-    """Attention of one pair of token sequences."""
-
-    arrays: dict[str, Array]
-    """By name, such as ``decoder.1.cross.weights`` ``[heads, target, source]``."""
-    timings: Timings
-
-
-@dataclass
-class Job(Ticket):
-    """One sentence's way through the engine."""
-
-    source: list[int] = field(default_factory=list)
-    target: list[int] = field(default_factory=list)
-    """What an attention job inspects, start token included."""
-    limit: int = 0
-    """The most tokens a translation may have."""
-    seconds: float = 0.0
-    future: "Future[Any]" = field(default_factory=Future)
-    written: list[int] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    arrived: float = field(default_factory=time.monotonic)
-    admitted: float = 0.0
-    encoded: float = 0.0
-
-    def timings(self) -> Timings:
-        """Stages as of now."""
-        return Timings(self.admitted - self.arrived, self.encoded - self.admitted, time.monotonic() - self.encoded)
-
-
-def translation(source: list[int], limit: int, seconds: float) -> Job:
-    """A job that ends in `Translated`: at most ``limit`` target tokens within ``seconds``."""
-    cost = len(source) + min(limit, 2 * len(source))
-    return Job(cost, len(source), True, time.monotonic() + seconds, source=source, limit=limit, seconds=seconds)
-
-
-def encoding(source: list[int], seconds: float) -> Job:
-    """A job that ends in `Encoded`."""
-    return Job(len(source), len(source), False, time.monotonic() + seconds, source=source, seconds=seconds)
-
-
-def inspection(source: list[int], target: list[int], seconds: float) -> Job:
-    """A job that ends in `Attended`."""
-    cost = len(source) + len(target)
-    deadline = time.monotonic() + seconds
-    return Job(cost, cost, False, deadline, source=source, target=target, seconds=seconds)
+from serving.scheduler import Scheduler
 
 
 class Engine:
@@ -167,7 +85,6 @@ class Engine:
         try:
             while self._take_arrivals():
                 self._turn()
-                self._last_turn = time.monotonic()
         except BaseException as failure:
             self._failure = failure
         with self._wake:
@@ -183,6 +100,7 @@ class Engine:
                 self._wake.wait()
             self._scheduler.add(self._arriving)
             self._arriving, self._arriving_tokens = [], 0
+            self._last_turn = time.monotonic()
             return not self._stopping
 
     def _turn(self) -> None:
@@ -208,7 +126,7 @@ class Engine:
             job.encoded = time.monotonic()
             _deliver(job, Attended(arrays, job.timings()))
         if not encoded:
-            return
+            return self._scheduler.start([])
         result = self._runtime.encode([job.source for job in encoded])
         finished = time.monotonic()
         first = len(self._scheduler.running)
@@ -272,7 +190,7 @@ def _give_up(job: Job) -> None:
     if job.cancelled and job.future.cancel():
         job.future.set_running_or_notify_cancel()
     else:
-        _fail(job, DeadlineExceeded(job.seconds))
+        _fail(job, DeadlineExceeded(job.deadline - job.arrived))
 
 
 def _finish(job: Job) -> None:

@@ -105,4 +105,4 @@ class DeadlineExceeded(ServiceError):
     status, title = 504, "Deadline exceeded"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"not done within {seconds:g} s", limit=seconds, unit="seconds")
+        super().__init__(f"not done within {seconds:.3g} s", limit=seconds, unit="seconds")

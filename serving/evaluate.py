@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from model.corpus import Pair
+from serving.errors import ServiceError
 from serving.pipeline import Pipeline
 from serving.settings import Settings
 
@@ -22,12 +23,15 @@ def translations(bundle: Path, pairs: Sequence[Pair], console: Console) -> list[
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("translating", total=len(pairs))
 
-            async def one(text: str) -> str:
-                [found], _ = await pipeline.translate([text], source, target, None)
+            async def one(number: int, text: str) -> str:
+                try:
+                    [found], _ = await pipeline.translate([text], source, target, None)
+                except ServiceError as error:
+                    raise ValueError(f"pair {number}: {error}") from None
                 progress.advance(task)
                 return found.text
 
-            return await asyncio.gather(*(one(pair.source) for pair in pairs))
+            return await asyncio.gather(*(one(number, pair.source) for number, pair in enumerate(pairs, 1)))
 
     try:
         return asyncio.run(run())

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import TOKENIZER, Manifest, read_manifest
+from export.bundle import TOKENIZER, BundleError, Manifest, read_manifest
 from model.sentences import Sentence, split
 from model.tokenizer import START, Tokenizer
-from serving.engine import Attended, Encoded, Engine, Job, Timings, Translated, encoding, inspection, translation
+from serving.engine import Engine
 from serving.errors import DeadlineExceeded, Invalid, TooLarge
+from serving.job import Attended, Encoded, Job, Timings, Translated, encoding, inspection, translation
 from serving.runtime import Runtime
 from serving.settings import Settings
 
@@ -67,16 +68,16 @@ class Pipeline:
         self.settings = settings
         self.manifest: Manifest = read_manifest(folder)
         self.tokenizer = Tokenizer.load(folder / TOKENIZER)
+        if self.tokenizer.vocabulary != self.manifest.model.vocabulary:
+            pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
+            raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
         runtime = Runtime(folder, self.manifest, settings.cpus, settings.device)
         self.engine = Engine(runtime, settings.rows, settings.encode_tokens, settings.queue_tokens)
-        self.warm = False
-        """Whether every graph has run once."""
 
     async def warm_up(self) -> None:
         """Take every graph through a first run."""
         source, target = self.pair(None, None)
         await self.attention("Hello.", None, source, target, "encoder-decoder", None, None)
-        self.warm = True
 
     def close(self) -> None:
         """Stop the engine."""
@@ -90,7 +91,7 @@ class Pipeline:
         ``source`` and ``target`` are one of the model's pairs (`pair`). Raises Invalid, TooLarge, QueueFull,
         DeadlineExceeded, NotReady.
         """
-        begin = time.perf_counter()
+        begin, deadline = time.perf_counter(), self._deadline()
         self._check("text", texts)
         limits = self.manifest.limits
         if max_tokens is not None and max_tokens > limits.target_tokens:
@@ -98,33 +99,33 @@ class Pipeline:
         # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
         pieces, sources = await asyncio.to_thread(self._cut, texts, target)
         jobs = [
-            translation(ids, max_tokens or self.manifest.model.default_limit(len(ids)), self.settings.timeout)
-            for ids in sources
+            translation(ids, max_tokens or self.manifest.model.default_limit(len(ids)), deadline) for ids in sources
         ]
         tokenised = time.perf_counter()
-        results: list[Translated] = await self._run(jobs)
+        results: list[Translated] = await self._run(jobs, deadline)
         decoded = time.perf_counter()
         translations = await asyncio.to_thread(self._join, pieces, results)
         stages = {"tokenise": tokenised - begin, **_stages(results), "detokenise": time.perf_counter() - decoded}
         return translations, stages
 
     async def encode(
-        self, texts: Sequence[str], source: str, target: str
+        self, texts: Sequence[str], source: str, target: str, pooled: bool
     ) -> tuple[list[list[str]], list[Array], Stages]:
-        """Pieces and encoder output ``[tokens, width]`` of each text, read whole; the same errors.
+        """Pieces and vectors of each text, read whole; the same errors.
 
-        The memory is what a translation from ``source`` into ``target`` attends to.
+        The vectors are the memory ``[tokens, width]`` that a translation from ``source`` into ``target`` attends to;
+        ``pooled``, they are one a text, ``[1, width]``.
         """
-        begin = time.perf_counter()
+        begin, deadline = time.perf_counter(), self._deadline()
         self._check("text", texts)
-        ids = await asyncio.to_thread(
-            lambda: [self._source(text, target, _field("text", n, texts)) for n, text in enumerate(texts)]
-        )
+        ids, pieces = await asyncio.to_thread(self._read, texts, target)
+        total = sum(map(len, ids))
+        if not pooled and total > self.settings.max_vectors:
+            raise TooLarge("text", total, self.settings.max_vectors, "tokens to encode one by one")
         tokenised = time.perf_counter()
-        results: list[Encoded] = await self._run([encoding(each, self.settings.timeout) for each in ids])
-        pieces = [self.tokenizer.pieces(each) for each in ids]
-        stages = {"tokenise": tokenised - begin, **_stages(results)}
-        return pieces, [result.memory for result in results], stages
+        results: list[Encoded] = await self._run([encoding(each, deadline) for each in ids], deadline)
+        vectors = [sentence_vector(result.memory)[None] if pooled else result.memory for result in results]
+        return pieces, vectors, {"tokenise": tokenised - begin, **_stages(results)}
 
     async def attention(
         self,
@@ -140,7 +141,7 @@ class Pipeline:
 
         The text is read whole and its translation, ``written`` or the model's own, is teacher-forced. The same errors.
         """
-        begin = time.perf_counter()
+        begin, deadline = time.perf_counter(), self._deadline()
         model = self.manifest.model
         layers = model.encoder_layers if kind == "encoder" else model.decoder_layers
         layer = layers - 1 if layer is None else layer
@@ -157,7 +158,7 @@ class Pipeline:
         stages = {"tokenise": tokenised - begin}
         if written is None:
             most = min(limit, model.default_limit(len(source_ids)))
-            [found] = await self._run([translation(source_ids, most, self.settings.timeout)])
+            [found] = await self._run([translation(source_ids, most, deadline)], deadline)
             target_ids = found.tokens
             stages |= _stages([found])
         else:
@@ -167,8 +168,9 @@ class Pipeline:
                 raise TooLarge("translation", len(target_ids), limit, "tokens")
         # What the decoder reads at each position is the token before it: queries carry the token they read.
         read = [START, *target_ids[:-1]]
-        [seen] = await self._run([inspection(source_ids, read, self.settings.timeout)])
+        [seen] = await self._run([inspection(source_ids, read, deadline)], deadline)
         assert isinstance(seen, Attended)
+        stages["queue"] = stages.get("queue", 0.0) + seen.timings.queue
         stages["attention"] = seen.timings.encode
         queries = source_ids if kind == "encoder" else read
         keys = read if kind == "decoder" else source_ids
@@ -186,14 +188,18 @@ class Pipeline:
             stages,
         )
 
-    async def _run(self, jobs: list[Job]) -> list[Any]:
+    def _deadline(self) -> float:
+        """When a request that arrives now has to be done, on the clock of ``time.monotonic``."""
+        return time.monotonic() + self.settings.timeout
+
+    async def _run(self, jobs: list[Job], deadline: float) -> list[Any]:
         """Results of ``jobs`` in order; whatever ends this early also ends the work."""
         self.engine.submit(jobs)
         try:
             # The engine keeps the deadline; this one speaks up when the engine itself hangs.
-            async with asyncio.timeout(self.settings.timeout + 5):
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + 5):
                 return list(await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs)))
-        except TimeoutError:
+        except (TimeoutError, DeadlineExceeded):
             raise DeadlineExceeded(self.settings.timeout) from None
         finally:
             self.engine.cancel(jobs)
@@ -227,6 +233,11 @@ class Pipeline:
         if len(ids) > self.manifest.limits.source_tokens:
             raise TooLarge(field, len(ids), self.manifest.limits.source_tokens, "tokens in one sentence")
         return ids
+
+    def _read(self, texts: Sequence[str], target: str) -> tuple[list[list[int]], list[list[str]]]:
+        """Each whole text's source ids, and their pieces."""
+        ids = [self._source(text, target, _field("text", number, texts)) for number, text in enumerate(texts)]
+        return ids, [self.tokenizer.pieces(each) for each in ids]
 
     def _cut(self, texts: Sequence[str], target: str) -> tuple[list[list[Sentence]], list[list[int]]]:
         """Each text's sentences, and the source ids of those that are not blank, in order."""

@@ -38,16 +38,25 @@ def pad(rows: list[list[int]]) -> tuple[Array, Array]:
     return padded, lengths
 
 
+def check_device(folder: Path, manifest: Manifest, device: str) -> str:
+    """The provider for ``device`` ("cpu" or "cuda"); BundleError when it is not there or cannot run the bundle."""
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    faults = []
+    if provider not in onnxruntime.get_available_providers():
+        faults.append(f"{device} was asked for, but this onnxruntime has no {provider}")
+    if device == "cuda" and manifest.precision == "int8":
+        faults.append("int8 is for the CPU; for a GPU export with --precision fp32")
+    if faults:
+        raise BundleError(folder, faults)
+    return provider
+
+
 class Runtime:
     """The three graphs of a checked bundle on one device. Not for use from several threads at a time."""
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int, device: str = "cpu") -> None:
         self.manifest = manifest
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-        if provider not in onnxruntime.get_available_providers():
-            raise BundleError(folder, [f"{device} was asked for, but this onnxruntime has no {provider}"])
-        if device == "cuda" and manifest.precision == "int8":
-            raise BundleError(folder, ["int8 is for the CPU; for a GPU export with --precision fp32"])
+        provider = check_device(folder, manifest, device)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # The graphs take turns on the same cores: threads that spin after their graph is done would slow the next one.

@@ -30,11 +30,13 @@ class Scheduler(Generic[T]):
         self.rows, self.encode_tokens = rows, encode_tokens
         self.running: list[T] = []
         """Jobs being decoded; a job's index is its row."""
+        self.encoding: list[T] = []
+        """Jobs admitted in this turn: no longer waiting, not yet decoded."""
         self._waiting: deque[T] = deque()
         self.waiting_tokens = 0
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self.running)
+        return len(self._waiting) + len(self.encoding) + len(self.running)
 
     def add(self, jobs: Iterable[T]) -> None:
         """Put ``jobs`` at the end of the queue."""
@@ -48,7 +50,7 @@ class Scheduler(Generic[T]):
         The first job always fits; further ones while rows are free and the batch, padded to its longest source, stays
         within ``encode_tokens``. The caller encodes them and calls `start`.
         """
-        admitted: list[T] = []
+        admitted = self.encoding = []
         free, longest = self.rows - len(self.running), 0
         while self._waiting:
             job = self._waiting[0]
@@ -61,8 +63,9 @@ class Scheduler(Generic[T]):
         return admitted
 
     def start(self, jobs: Iterable[T]) -> None:
-        """Give encoded jobs the next free rows, in order."""
+        """Give those of the encoded jobs that decode the next free rows, in order; the others are done."""
         self.running.extend(jobs)
+        self.encoding = []
 
     def retire(self, rows: Iterable[int]) -> Iterator[tuple[int, int]]:
         """Free ``rows``; yields ``(origin, row)`` for each row whose contents the caller must move to keep them packed.
@@ -89,8 +92,9 @@ class Scheduler(Generic[T]):
 
     def clear(self) -> list[T]:
         """Take out everything."""
-        everything = [*self._waiting, *self.running]
+        everything = [*self._waiting, *self.encoding, *self.running]
         self._waiting.clear()
+        self.encoding = []
         self.running.clear()
         self.waiting_tokens = 0
         return everything

@@ -22,8 +22,8 @@ def _as_list(value: Any) -> Any:
 
 Texts = Annotated[
     list[str],
+    Field(min_length=1, fail_fast=True),
     BeforeValidator(_as_list),
-    Field(min_length=1),
     WithJsonSchema({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 Language = Annotated[str, Field(min_length=1, max_length=35, examples=["de"])]

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     """The port to listen on."""
     replicas: Count = 1
     """Processes that each hold the model and an engine."""
-    cpus: Count = Field(default_factory=_cores)
+    cpus: Count = Field(default_factory=lambda others: max(1, _cores() // others.get("replicas", 1)))
     """Processor cores a replica takes, and threads it computes with."""
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """Characters in one text."""
     max_body: Count = 2_000_000
     """Bytes in one request's body."""
+    max_vectors: Count = 2048
+    """Vectors in one answer that gives one a token."""
     max_attention_tokens: Count = 128
     """Source or target tokens of a text whose attention is shown."""
 

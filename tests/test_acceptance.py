@@ -6,6 +6,7 @@ pytest tests/test_acceptance.py --data test.tsv.gz --first 500
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,8 @@ from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.corpus import read_pairs
 from model.translate import search
-from serving.engine import Engine, Translated, translation
+from serving.engine import Engine
+from serving.job import Translated, translation
 from serving.runtime import Runtime
 from tests.conftest import PRETRAINED, SHIPPED
 from tests.reference_int8 import Reference
@@ -48,7 +50,9 @@ def decoded(bundle: Path, sources: Sequence[list[int]]) -> list[Translated]:
     """All of ``sources`` through the engine, side by side."""
     manifest = read_manifest(bundle)
     engine = Engine(Runtime(bundle, manifest, 2), rows=32, encode_tokens=4096, queue_tokens=10**9)
-    jobs = [translation(source, manifest.model.default_limit(len(source)), 600) for source in sources]
+    jobs = [
+        translation(source, manifest.model.default_limit(len(source)), time.monotonic() + 600) for source in sources
+    ]
     engine.submit(jobs)
     found = [job.future.result(timeout=600) for job in jobs]
     engine.stop()

@@ -1,11 +1,13 @@
 """What every dialect shares: reading a body within its limit, problems as answers, stage timings as a header."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -13,6 +15,10 @@ from starlette.responses import Response
 from serving.errors import Invalid, Malformed, MethodNotAllowed, NotFound, ServiceError, TooLarge
 
 Body = TypeVar("Body", bound=BaseModel)
+IN_THE_LOOP = 65_536
+"""Bytes that are parsed at once; larger bodies go to a thread, so that others are answered meanwhile."""
+FAULTS_TOLD = 10
+"""Unknown members that are named one by one."""
 
 
 async def read(request: Request, schema: type[Body], limit: int) -> Body:
@@ -25,13 +31,23 @@ async def read(request: Request, schema: type[Body], limit: int) -> Body:
         received += chunk
         if len(received) > limit:
             raise TooLarge("body", len(received), limit, "bytes or more")
+    if len(received) < IN_THE_LOOP:
+        return _parse(bytes(received), schema)
+    return await asyncio.to_thread(_parse, bytes(received), schema)
+
+
+def _parse(content: bytes, schema: type[Body]) -> Body:
     try:
-        return schema.model_validate_json(bytes(received))
+        parsed = from_json(content)
+    except ValueError as error:
+        raise Malformed(f"body: not JSON in UTF-8: {error}") from None
+    if isinstance(parsed, dict) and len(parsed) > FAULTS_TOLD + len(schema.model_fields):
+        raise Invalid([("body", f"has {len(parsed)} members; it takes {', '.join(schema.model_fields)}")])
+    try:
+        return schema.model_validate(parsed)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False, include_input=False)
-    if errors[0]["type"] == "json_invalid":
-        raise Malformed(f"body: {errors[0]['msg']}")
-    raise Invalid([(".".join(map(str, fault["loc"])) or "body", fault["msg"]) for fault in errors])
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+    raise Invalid([(".".join(map(str, fault["loc"])) or "body", fault["msg"]) for fault in faults])
 
 
 def answer(body: BaseModel, stages: Mapping[str, float]) -> Response:

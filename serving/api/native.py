@@ -1,5 +1,6 @@
 """The service's own dialect: /v1/translate, /v1/encode, /v1/attention, /v1/models, /healthz, /readyz."""
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,7 +10,7 @@ from starlette.responses import Response
 
 from serving.api import http
 from serving.errors import NotReady
-from serving.pipeline import Pipeline, sentence_vector
+from serving.pipeline import Pipeline
 from serving.schemas import (
     AttentionRequest,
     AttentionResponse,
@@ -51,14 +52,19 @@ def build(pipeline: Pipeline) -> FastAPI:
     async def encode(request: Request) -> Response:
         body = await http.read(request, EncodeRequest, limit)
         source, target = pipeline.pair(body.source, None)
-        pieces, memories, stages = await pipeline.encode(body.text, source, target)
-        encodings = [
-            EncodingBody(tokens=tokens, vector=sentence_vector(memory).tolist())
-            if body.pooling == "mean"
-            else EncodingBody(tokens=tokens, vectors=memory.tolist())
-            for tokens, memory in zip(pieces, memories, strict=True)
-        ]
-        return http.answer(EncodeResponse(model=name, source=source, encodings=encodings), stages)
+        pooled = body.pooling == "mean"
+        pieces, vectors, stages = await pipeline.encode(body.text, source, target, pooled)
+
+        def written() -> Response:
+            encodings = [
+                EncodingBody(tokens=tokens, vector=each[0].tolist())
+                if pooled
+                else EncodingBody(tokens=tokens, vectors=each.tolist())
+                for tokens, each in zip(pieces, vectors, strict=True)
+            ]
+            return http.answer(EncodeResponse(model=name, source=source, encodings=encodings), stages)
+
+        return await asyncio.to_thread(written)
 
     @app.post("/v1/attention", response_model=AttentionResponse, openapi_extra=_takes(AttentionRequest))
     async def attention(request: Request) -> Response:
@@ -67,21 +73,25 @@ def build(pipeline: Pipeline) -> FastAPI:
         seen, stages = await pipeline.attention(
             body.text, body.translation, source, target, body.kind, body.layer, body.head
         )
-        heads = [
-            HeadBody(head=(body.head or 0) + index, weights=weights.tolist(), scores=scores.tolist())
-            for index, (weights, scores) in enumerate(zip(seen.weights, seen.scores, strict=True))
-        ]
-        answer = AttentionResponse(
-            model=name,
-            source=source,
-            target=target,
-            kind=seen.kind,
-            layer=seen.layer,
-            queries=seen.queries,
-            keys=seen.keys,
-            heads=heads,
-        )
-        return http.answer(answer, stages)
+
+        def written() -> Response:
+            heads = [
+                HeadBody(head=(body.head or 0) + index, weights=weights.tolist(), scores=scores.tolist())
+                for index, (weights, scores) in enumerate(zip(seen.weights, seen.scores, strict=True))
+            ]
+            answer = AttentionResponse(
+                model=name,
+                source=source,
+                target=target,
+                kind=seen.kind,
+                layer=seen.layer,
+                queries=seen.queries,
+                keys=seen.keys,
+                heads=heads,
+            )
+            return http.answer(answer, stages)
+
+        return await asyncio.to_thread(written)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -89,23 +99,22 @@ def build(pipeline: Pipeline) -> FastAPI:
 
     @app.get("/healthz")
     async def alive() -> Response:
-        return _health(pipeline, ready=False)
+        return _health(pipeline, "alive")
 
     @app.get("/readyz")
     async def ready() -> Response:
-        return _health(pipeline, ready=True)
+        # A replica takes no request before every graph has run once.
+        return _health(pipeline, "ready")
 
     return app
 
 
-def _health(pipeline: Pipeline, ready: bool) -> Response:
+def _health(pipeline: Pipeline, status: str) -> Response:
     try:
         pipeline.engine.check_health()
     except RuntimeError as error:
         raise NotReady(str(error)) from None
-    if ready and not pipeline.warm:
-        raise NotReady("the engine has not taken its first step yet")
-    return JSONResponse({"status": "ready" if ready else "alive"})
+    return JSONResponse({"status": status})
 
 
 def _takes(schema: type[BaseModel]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The files of deploy/ are used, not only read, where a machine without Docker and Kubernetes can."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,9 @@ def test_serve_run_accepts_the_config_file(tmp_path: Path) -> None:
 
 
 def test_a_wheel_carries_what_serving_needs(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # building leaves folders behind
+    left_out = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache", "build")
+    shutil.copytree(ROOT, source, ignore=left_out)
     command = [
         sys.executable,
         "-m",
@@ -92,11 +97,10 @@ def test_a_wheel_carries_what_serving_needs(tmp_path: Path) -> None:
         "-w",
         str(tmp_path),
     ]
-    subprocess.run([*command, str(ROOT)], check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
-    import zipfile
-
+    subprocess.run([*command, str(source)], check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     [wheel] = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
     assert {"export/bundles/en-de-small/manifest.json", "export/bundles/en-de-small/weights.bin"} <= names
     assert {"loadtest/sentences.txt", "export/sentences.txt", "serving/api/native.py"} <= names
     assert not any(name.startswith("tests/") for name in names)

@@ -52,8 +52,12 @@ def _(model: Transformer) -> nn.Transformer:
     encoder = nn.TransformerEncoder(layers[0][0], len(layers[0]), norms[0], enable_nested_tensor=False)
     decoder = nn.TransformerDecoder(layers[1][0], len(layers[1]), norms[1])
     encoder.layers, decoder.layers = layers
-    config = model.config
-    return nn.Transformer(config.width, config.heads, custom_encoder=encoder, custom_decoder=decoder, batch_first=True)
+    empty = (nn.Identity(), nn.Identity())
+    theirs = nn.Transformer(
+        model.config.width, model.config.heads, custom_encoder=empty[0], custom_decoder=empty[1], batch_first=True
+    )
+    theirs.encoder, theirs.decoder = encoder, decoder  # Given to it, they would be filled with new random weights.
+    return theirs
 
 
 def _copy(parameter: Tensor, values: Tensor) -> None:

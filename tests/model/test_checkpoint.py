@@ -84,6 +84,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "unknown key of the model": (lambda f: change_shape(f, depth=3), "config.json: model.depth: Extra inputs"),
     "key of a wrong kind": (lambda f: change_shape(f, norm="none"), "config.json: model.norm: Input should be"),
     "impossible model": (lambda f: change_shape(f, heads=5), "config.json: model: Value error, width 32"),
+    "no pairs": (lambda f: change_config(f, pairs=[]), "config.json: pairs: Tuple should have at least 1 item"),
+    "language without a token": (
+        lambda f: change_config(f, pairs=[["en", "de"], ["en", "fr"]]),
+        "tokenizer.model has no token for fr",
+    ),
     "wrong shape": (
         lambda f: change_weights(f, lambda w: w.update({NORM: torch.zeros(31)})),
         f"model.safetensors: {NORM} is [31], expected [32]",
@@ -109,8 +114,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "tokenizer.model: not a sentencepiece model",
     ),
     "another tokenizer": (
-        lambda f: (f / "tokenizer.model").write_bytes(Tokenizer.train(["a b c d e f g"], 272).serialized),
-        "tokenizer.model has 272 pieces, config.json says 800",
+        lambda f: (f / "tokenizer.model").write_bytes(Tokenizer.train(["ab cd ef gh"], 271).serialized),
+        "tokenizer.model has 271 pieces, config.json says 800",
     ),
 }
 

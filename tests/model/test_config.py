@@ -19,6 +19,7 @@ def test_defaults_are_the_base_model_of_the_paper() -> None:
     [
         ({"width": 30, "heads": 4}, "not a multiple"),
         ({"width": 9, "heads": 3}, "odd"),
+        ({"max_positions": 100}, "max_positions 100 is not a multiple of 8"),
         ({"heads": 0}, "greater than 0"),
         ({"vocabulary": -1}, "greater than 0"),
         ({"dropout": 1.0}, "less than 1"),
@@ -37,6 +38,6 @@ def test_a_configuration_cannot_be_changed() -> None:
         ModelConfig().width = 8  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("source", "limit"), [(1, 12), (5, 20), (45, 100), (46, 100), (100, 100)])
+@pytest.mark.parametrize(("source", "limit"), [(1, 12), (5, 20), (47, 104), (48, 104), (104, 104)])
 def test_default_limit_is_twice_the_source_and_ten_within_the_model(source: int, limit: int) -> None:
-    assert ModelConfig(max_positions=100).default_limit(source) == limit
+    assert ModelConfig(max_positions=104).default_limit(source) == limit

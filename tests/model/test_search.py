@@ -49,7 +49,7 @@ def same(found: Hypothesis, expected: Hypothesis) -> None:
 
 
 def test_greedy_in_a_batch_equals_an_argmax_loop_a_sentence(decisive: Decisive) -> None:
-    model = decisive(seed=1)
+    model = decisive(seed=3)
     found = greedy(model, SOURCE, LENGTHS)
     for row, length in enumerate(LENGTHS.tolist()):
         same(found[row], argmax_loop(model, SOURCE[row, :length], 2 * length + 10))
@@ -57,7 +57,7 @@ def test_greedy_in_a_batch_equals_an_argmax_loop_a_sentence(decisive: Decisive) 
 
 
 def test_greedy_in_a_batch_equals_greedy_alone(decisive: Decisive) -> None:
-    model = decisive(seed=1)
+    model = decisive(seed=3)
     together = greedy(model, SOURCE, LENGTHS)
     for row, length in enumerate(LENGTHS.tolist()):
         (alone,) = greedy(model, SOURCE[row : row + 1, :length], LENGTHS[row : row + 1])
@@ -72,7 +72,7 @@ def test_greedy_of_a_deeper_model_equals_an_argmax_loop(tiny_model: Transformer)
 
 
 def test_limits_are_kept_and_finished_is_honest(decisive: Decisive) -> None:
-    model, limits = decisive(seed=1), [1, 2, 3, 5, 8, 13, 21, 40]
+    model, limits = decisive(seed=3), [1, 2, 3, 5, 8, 13, 21, 40]
     found = greedy(model, SOURCE, LENGTHS, limits)
     for hypothesis, limit in zip(found, limits, strict=True):
         assert 1 <= len(hypothesis.tokens) <= limit
@@ -84,13 +84,13 @@ def test_limits_are_kept_and_finished_is_honest(decisive: Decisive) -> None:
 
 
 def test_a_limit_only_cuts(decisive: Decisive) -> None:
-    model = decisive(seed=1)
+    model = decisive(seed=3)
     whole, cut = greedy(model, SOURCE, LENGTHS, [20] * 8), greedy(model, SOURCE, LENGTHS, [3] * 8)
     assert [hypothesis.tokens[:3] for hypothesis in whole] == [hypothesis.tokens for hypothesis in cut]
 
 
 def test_the_default_limit_is_that_of_the_model(decisive: Decisive) -> None:
-    model = decisive(seed=1)
+    model = decisive(seed=3)
     with torch.no_grad():
         model.projection.weight[END] = 0  # The mean of random rows: never the likeliest.
     found = greedy(model, SOURCE, LENGTHS)
@@ -143,9 +143,9 @@ def test_a_beam_gives_distinct_hypotheses_with_true_probabilities(decisive: Deci
 def test_a_wider_beam_can_find_what_greedy_misses(decisive: Decisive) -> None:
     better = 0
     for seed in range(8):
-        model = decisive(vocabulary=6, seed=seed, std=0.5)
-        one, four = (beam(model, SOURCE[0] % 6, size, length_penalty=0.0, limit=4)[0] for size in (1, 4))
-        best = max(all_sequences(model, SOURCE[0] % 6, 4), key=lambda hypothesis: hypothesis.score)
+        model = decisive(vocabulary=5, seed=seed, std=0.5)
+        one, four = (beam(model, SOURCE[0] % 5, size, length_penalty=0.0, limit=3)[0] for size in (1, 4))
+        best = max(all_sequences(model, SOURCE[0] % 5, 3), key=lambda hypothesis: hypothesis.score)
         assert one.score <= best.score + 1e-5
         assert four.score <= best.score + 1e-5
         better += four.score > one.score + 1e-3
@@ -153,7 +153,7 @@ def test_a_wider_beam_can_find_what_greedy_misses(decisive: Decisive) -> None:
 
 
 def test_length_penalty_ranks_by_score_over_a_power_of_the_length(decisive: Decisive) -> None:
-    model, source = decisive(vocabulary=6, seed=3, std=0.5), SOURCE[0] % 6
+    model, source = decisive(vocabulary=6, seed=3, std=0.1), SOURCE[0] % 6
     bests = []
     for length_penalty in (0.0, 1.0, 3.0):
         found = beam(model, source, 400, length_penalty, limit=3)
@@ -165,7 +165,7 @@ def test_length_penalty_ranks_by_score_over_a_power_of_the_length(decisive: Deci
 
 @pytest.mark.parametrize("size", [0, 1])
 def test_the_limit_holds_the_search_within_the_positions(decisive: Decisive, size: int) -> None:
-    model: Transformer = decisive(seed=1)
+    model: Transformer = decisive(seed=3)
     config: ModelConfig = model.config
     source = SOURCE[:1].repeat(1, 6)[:, : config.max_positions - size]
     (hypothesis,) = greedy(model, source, torch.tensor([source.shape[1]]))

@@ -53,15 +53,22 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Pat
 Start = Callable[..., Run]
 
 
+def begin(folder: Path, pairs: Path, **changes: Any) -> Run:
+    return Run(folder, SETTINGS.model_copy(update=changes), pairs, pairs, Console(file=io.StringIO()))
+
+
 @pytest.fixture
 def start(tmp_path: Path, pairs: Path) -> Start:
     """Opens a run in a folder of the given name, anew or where it was left."""
+    return lambda name, **changes: begin(tmp_path / name, pairs, **changes)
 
-    def start(name: str, **changes: Any) -> Run:
-        console = Console(file=io.StringIO())
-        return Run(tmp_path / name, SETTINGS.model_copy(update=changes), pairs, pairs, console)
 
-    return start
+@pytest.fixture(scope="session")
+def through(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Run:
+    """A run of `SETTINGS` from its first step to its last."""
+    run = begin(tmp_path_factory.mktemp("run") / "through", pairs)
+    run.train()
+    return run
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -149,9 +156,9 @@ def interrupt_in_saving(run: Run) -> None:
         (0, interrupt_in_saving),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_end(start: Start, steps: int, interrupt: Callable[[Run], None]) -> None:
-    through = start("through")
-    through.train()
+def test_a_stopped_run_goes_on_to_the_same_end(
+    start: Start, through: Run, steps: int, interrupt: Callable[[Run], None]
+) -> None:
     stopped = start("stopped")
     update = stopped._update
 
@@ -174,9 +181,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(start: Start, steps: int, interru
         assert same(expected, found)
 
 
-def test_two_stops_go_on_to_the_same_end(start: Start) -> None:
-    through = start("through")
-    through.train()
+def test_two_stops_go_on_to_the_same_end(start: Start, through: Run) -> None:
     for _ in range(2):
         stopped = start("stopped")
         interrupt_in_loss(stopped)
@@ -216,27 +221,30 @@ def test_the_checkpoint_is_the_average_of_the_last_saves(start: Start) -> None:
         assert torch.equal(weight, expected[name].half().float())
 
 
-def test_a_save_cut_short_leaves_the_files_before_it_whole(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("whole", range(4))
+def test_a_save_cut_short_leaves_every_file_whole(start: Start, monkeypatch: pytest.MonkeyPatch, whole: int) -> None:
     run = start("run")
     run.train()
-    paths = [
-        run.folder / "state.pt",
-        *sorted(run.folder.glob("step-*")),
-        *sorted((run.folder / "checkpoint").iterdir()),
-    ]
-    before = {path: path.read_bytes() for path in paths}
+    write, written = Path.write_bytes, 0
 
-    def torn(self: Path, contents: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(contents[: len(contents) // 2])
-        raise OSError("no space left on device")
+    def torn(path: Path, contents: bytes) -> int:
+        nonlocal written
+        written += 1
+        if written > whole:
+            write(path, contents[: len(contents) // 2])
+            raise OSError("no space left on device")
+        return write(path, contents)
 
-    with torch.no_grad():
-        run.model.projection.weight.add_(1)
-    monkeypatch.setattr(Path, "write_bytes", torn)
-    with pytest.raises(OSError, match="no space"):
-        run.save()
-    assert {path: path.read_bytes() for path in paths} == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", torn)
+        with pytest.raises(OSError, match="no space"):
+            run.save()
+    expected = outcome(run)
+    checkpoint.load(run.folder / "checkpoint")
+    again = start("run")
+    assert again.step == SETTINGS.steps
+    again.train()
+    assert all(map(same, expected, outcome(again)))
 
 
 def test_the_log_has_a_line_a_report(start: Start) -> None:

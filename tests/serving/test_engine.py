@@ -12,13 +12,18 @@ from export.bundle import read_manifest
 from model import checkpoint
 from model.search import greedy
 from model.tokenizer import PADDING, START, Tokenizer
-from serving.engine import Engine, Job, Translated, encoding, inspection, translation
+from serving.engine import Engine
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
+from serving.job import Job, Translated, encoding, inspection, translation
 from serving.runtime import Runtime
 
 
 def engine_of(bundle: Path, threads: int = 1, rows: int = 16, encode_tokens: int = 512, queue: int = 10**9) -> Engine:
     return Engine(Runtime(bundle, read_manifest(bundle), threads), rows, encode_tokens, queue)
+
+
+def soon() -> float:
+    return time.monotonic() + 60
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def run(engine: Engine, jobs: list[Job]) -> list[Any]:
 
 
 def jobs_for(sources: list[list[int]], limit: int = 12) -> list[Job]:
-    return [translation(source, limit, 60) for source in sources]
+    return [translation(source, limit, soon()) for source in sources]
 
 
 def test_greedy_tokens_and_scores_equal_pytorch(
@@ -67,7 +72,7 @@ def test_results_are_bit_identical_in_any_company(
     other = engine_of(tiny_bundle, threads, rows=7, encode_tokens=150)
     order = list(range(40)) * 2
     random.Random(3).shuffle(order)
-    jobs = [translation(sources[index], 20, 60) for index in order]
+    jobs = [translation(sources[index], 20, soon()) for index in order]
     for begin in range(0, len(jobs), 9):
         other.submit(jobs[begin : begin + 9])
         time.sleep(0.002)
@@ -79,8 +84,8 @@ def test_results_are_bit_identical_in_any_company(
 
 
 def test_a_vector_is_bit_identical_in_any_company(engine: Engine, sources: list[list[int]]) -> None:
-    alone = [run(engine, [encoding(source, 60)])[0].memory for source in sources[:20]]
-    together = run(engine, [encoding(source, 60) for source in sources[:20]])
+    alone = [run(engine, [encoding(source, soon())])[0].memory for source in sources[:20]]
+    together = run(engine, [encoding(source, soon()) for source in sources[:20]])
     for one, other, source in zip(alone, together, sources, strict=False):
         assert one.shape == (len(source), 32)
         np.testing.assert_array_equal(one, other.memory)
@@ -91,7 +96,7 @@ def test_inspected_weights_are_those_pytorch_computes(
 ) -> None:
     model = checkpoint.load(tiny_checkpoint).model
     source, target = sources[0], [START, *sources[1][1:-1]]
-    [seen] = run(engine, [inspection(source, target, 60)])
+    [seen] = run(engine, [inspection(source, target, soon())])
     with torch.inference_mode():
         encoded = model.encode(torch.tensor([source]), torch.tensor([len(source)]))
         decoded = model.decode(torch.tensor([target]), encoded)
@@ -130,16 +135,16 @@ def test_a_request_past_the_queue_limit_is_refused_whole_and_told_when_to_return
 
 
 def test_a_job_past_its_deadline_fails_while_others_go_on(engine: Engine, sources: list[list[int]]) -> None:
-    late, good = translation(sources[0], 60, 0.0), translation(sources[1], 5, 60)
+    late, good = translation(sources[0], 60, time.monotonic()), translation(sources[1], 5, soon())
     engine.submit([late, good])
     assert good.future.result(timeout=60).tokens
-    with pytest.raises(DeadlineExceeded, match="not done within 0 s"):
+    with pytest.raises(DeadlineExceeded, match="not done within"):
         late.future.result(timeout=60)
 
 
 def test_a_cancelled_job_leaves_and_its_rows_are_used_again(tiny_bundle: Path, sources: list[list[int]]) -> None:
     engine = engine_of(tiny_bundle, rows=2)
-    long = [translation(source, 128, 60) for source in sources[:2]]
+    long = [translation(source, 128, soon()) for source in sources[:2]]
     engine.submit(long)
     engine.cancel(long)
     found = run(engine, jobs_for(sources[2:8], limit=5))

@@ -9,7 +9,7 @@ import torch
 from model import checkpoint
 from model.translate import translate
 from serving.errors import Invalid, QueueFull, TooLarge
-from serving.pipeline import Pipeline, sentence_vector
+from serving.pipeline import Pipeline
 from serving.settings import Settings
 
 
@@ -44,12 +44,12 @@ def test_a_text_of_several_sentences_sums_their_scores(pipeline: Pipeline) -> No
 
 def test_vectors_are_those_of_the_reference(pipeline: Pipeline, tiny_checkpoint: Path) -> None:
     loaded = checkpoint.load(tiny_checkpoint)
-    _, memories, _ = asyncio.run(pipeline.encode(["Hello there.", "No."], "en", "de"))
-    for text, memory in zip(["Hello there.", "No."], memories, strict=True):
+    _, vectors, _ = asyncio.run(pipeline.encode(["Hello there.", "No."], "en", "de", pooled=True))
+    for text, [vector] in zip(["Hello there.", "No."], vectors, strict=True):
         ids = loaded.tokenizer.source(text, "de")
         with torch.inference_mode():
             [expected] = loaded.model.sentence_vectors(torch.tensor([ids]), torch.tensor([len(ids)]))
-        np.testing.assert_allclose(sentence_vector(memory), expected, atol=1e-5)
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
 def test_limits_name_the_text_that_breaks_them(pipeline: Pipeline) -> None:
