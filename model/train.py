@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import sacrebleu
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
@@ -67,6 +67,12 @@ class TrainSettings(BaseModel):
     evaluate_sentences: Positive = 64
     """Of dev, for the BLEU on the way."""
 
+    @model_validator(mode="after")
+    def _pairs_fit_the_model(self) -> Self:
+        if self.longest > self.model.max_positions:
+            raise ValueError(f"longest {self.longest} is more than the model's {self.model.max_positions} positions")
+        return self
+
     def rate(self, step: int) -> float:
         """The learning rate of ``step`` (from 0): warm-up, inverse square root (section 5.3), then the decay."""
         done = step + 1
@@ -98,6 +104,7 @@ class Run:
     def __init__(self, folder: Path, settings: TrainSettings, train: Path, dev: Path, console: Console) -> None:
         self.folder, self.settings, self.console = folder, settings, console
         folder.mkdir(parents=True, exist_ok=True)
+        _same_run(folder, settings)
         (folder / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
         torch.manual_seed(settings.seed)
         self.device, self.bf16 = device_and_precision(settings.precision)
@@ -122,7 +129,11 @@ class Run:
         if not path.exists():
             texts = (text for pair in pairs for text in (pair.source, pair.target))
             checkpoint.write(path, Tokenizer.train(texts, self.settings.model.vocabulary).serialized)
-        return Tokenizer.load(path)
+        tokenizer = Tokenizer.load(path)
+        if tokenizer.vocabulary != self.settings.model.vocabulary:
+            pieces, expected = tokenizer.vocabulary, self.settings.model.vocabulary
+            raise ValueError(f"{path} has {pieces} pieces, the settings ask for {expected}; start in another folder")
+        return tokenizer
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices inside, AdamW for embeddings, norms and biases; or AdamW for all."""
@@ -264,6 +275,18 @@ def average(files: list[Path]) -> dict[str, Tensor]:
     """The mean of the weights in ``files`` (section 6.1), taken in fp32."""
     weights = [load_file(file) for file in files]
     return {name: torch.stack([each[name].float() for each in weights]).mean(0) for name in weights[0]}
+
+
+def _same_run(folder: Path, settings: TrainSettings) -> None:
+    """ValueError when ``folder`` holds a run that these settings would not go on with but spoil."""
+    if not (folder / "state.pt").exists():
+        return
+    free = {"steps", "save_every", "average", "evaluate_every", "evaluate_sentences"}
+    stored = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    wanted = settings.model_dump(mode="json")
+    other = [f"{name} {stored.get(name)}, not {wanted[name]}" for name in wanted if stored.get(name) != wanted[name]]
+    if changed := [difference for difference in other if difference.split()[0] not in free]:
+        raise ValueError(f"{folder} holds a run with {'; '.join(changed)}; start in another folder")
 
 
 @contextmanager

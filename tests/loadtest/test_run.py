@@ -32,6 +32,12 @@ def test_loads_a_service_and_reports(service: str, tmp_path: Path) -> None:
     assert "/v1/translate" in done.stderr
 
 
+def test_another_service_on_the_port_is_not_measured_by_mistake(service: str, tmp_path: Path) -> None:
+    done = loadtest(tmp_path, "--port", service.rsplit(":", 1)[1], "--seconds", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "name another with --port, or the service there with --url" in done.stderr
+
+
 class Failing(BaseHTTPRequestHandler):
     """A service that is ready and answers every question with 500."""
 

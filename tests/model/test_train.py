@@ -330,3 +330,18 @@ def test_average_is_the_mean_in_full_precision(tmp_path: Path) -> None:
     assert torch.equal(mean["b"], torch.full((2,), 3.0))
     expected = sum(each["a"].double() for each in weights) / 3
     torch.testing.assert_close(mean["a"].double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_other_settings_do_not_spoil_a_run(start: Start) -> None:
+    start("run", steps=5).train()
+    for changes in ({"tokens": 500}, {"seed": 2}, {"model": MODEL.model_copy(update={"width": 32})}):
+        with pytest.raises(ValueError, match=f"holds a run with {next(iter(changes))} .*; start in another folder"):
+            start("run", **changes)
+    assert start("run", steps=7, evaluate_every=3).step == 5
+
+
+def test_a_tokenizer_of_another_size_is_refused(start: Start, through: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / checkpoint.TOKENIZER).write_bytes(through.tokenizer.serialized)
+    with pytest.raises(ValueError, match="has 400 pieces, the settings ask for 401"):
+        start("run", model=MODEL.model_copy(update={"vocabulary": 401}))

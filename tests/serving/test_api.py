@@ -147,6 +147,8 @@ def test_describes_its_bodies_in_openapi(service: str) -> None:
         ({"text": TEXT, "max_tokens": 0}, 422, "max_tokens"),
         ({"text": TEXT, "max_tokens": "5"}, 422, "max_tokens"),
         ({"text": TEXT, "max_tokens": 10**9}, 422, "max_tokens: is 1000000000; the limit is 256"),
+        ({"text": [1] * 500_000}, 422, "text.0: Input should be a valid string"),
+        ({str(number): number for number in range(100_000)}, 422, "body has 100000 members"),
         ({"text": ["x"] * 10_000}, 413, "text has 10,000 texts; the limit is 1,000"),
         ({"text": "x" * 1_000_000}, 413, "text has 1,000,000 characters; the limit is 20,000"),
         ({"text": "x" * 3_000_000}, 413, "body has 3,000,012 bytes; the limit is 2,000,000"),
@@ -157,7 +159,9 @@ def test_describes_its_bodies_in_openapi(service: str) -> None:
 def test_bad_translation_requests_are_named_and_harm_nobody(
     service: str, body: Any, status: int, mentioned: str
 ) -> None:
-    assert_problem(post(service, "/v1/translate", body), status, mentioned)
+    answer = post(service, "/v1/translate", body)
+    assert_problem(answer, status, mentioned)
+    assert len(answer.content) < 10_000
     assert_serves(service)
 
 
@@ -167,6 +171,12 @@ def test_bad_translation_requests_are_named_and_harm_nobody(
         ("/v1/encode", {"text": " "}, 422, "text: is blank"),
         ("/v1/encode", {"text": TEXT, "pooling": "max"}, 422, "pooling"),
         ("/v1/encode", {"text": "word " * 400}, 413, "tokens in one sentence; the limit is 256"),
+        (
+            "/v1/encode",
+            {"text": [TEXT] * 500, "pooling": "none"},
+            413,
+            "tokens to encode one by one; the limit is 2,048",
+        ),
         ("/v1/attention", {"text": [TEXT]}, 422, "text"),
         ("/v1/attention", {"text": TEXT, "kind": "sideways"}, 422, "kind"),
         ("/v1/attention", {"text": TEXT, "layer": 99}, 422, "layer: is 99"),

@@ -11,7 +11,7 @@ import torch
 from export.bundle import read_manifest
 from model import checkpoint
 from model.search import greedy
-from model.tokenizer import PADDING, START, Tokenizer
+from model.tokenizer import END, PADDING, START, Tokenizer
 from serving.engine import Engine
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
 from serving.job import Job, Translated, encoding, inspection, translation
@@ -166,21 +166,36 @@ def test_stopping_fails_what_is_not_done_and_refuses_what_comes(tiny_bundle: Pat
         engine.check_health()
 
 
+@pytest.mark.parametrize("part", ["encode", "step", "attention"])
 def test_an_engine_that_breaks_tells_everyone_and_is_unhealthy(
-    tiny_bundle: Path, sources: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, sources: list[list[int]], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("out of memory")
 
-    engine = engine_of(tiny_bundle)
+    engine = engine_of(tiny_bundle, rows=2)
     engine.check_health()
-    monkeypatch.setattr(engine._runtime, "step", broken)
-    jobs = jobs_for(sources[:3])
+    monkeypatch.setattr(engine._runtime, part, broken)
+    jobs = [*jobs_for(sources[:5]), inspection(sources[0], [START], soon())]
     engine.submit(jobs)
-    for job in jobs:
-        with pytest.raises(NotReady):
-            job.future.result(timeout=60)
+    # Those done before it broke keep their results; nobody is left waiting.
+    ends = [job.future.exception(timeout=60) for job in jobs]
+    assert all(end is None or isinstance(end, NotReady) for end in ends)
+    assert isinstance(ends[-1], NotReady)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.check_health()
     with pytest.raises(NotReady, match="out of memory"):
         engine.submit(jobs_for(sources[:1]))
+
+
+def test_source_and_target_may_be_as_long_as_the_model_allows(
+    engine: Engine, sources: list[list[int]], tiny_checkpoint: Path
+) -> None:
+    model = checkpoint.load(tiny_checkpoint).model
+    joined = [token for source in sources for token in source[1:-1]]
+    longest = model.config.max_positions
+    long = [[sources[0][0], *joined[begin : begin + longest - 2], END] for begin in (0, 100, 200)]
+    expected = greedy(model, torch.tensor(long), torch.tensor([longest] * 3), [longest] * 3)
+    found = run(engine, jobs_for([*sources[:5], *long], limit=longest))[5:]
+    assert [each.tokens for each in found] == [each.tokens for each in expected]
+    assert max(len(each.tokens) for each in found) == longest
