@@ -141,7 +141,7 @@ def load(url: str, users: int, seconds: int, seed: int) -> tuple[dict[str, Any],
         "requests": total.num_requests,
         "failures": total.num_failures,
         "rps": round(total.num_requests / seconds, 2),
-        **{f"p{percent}_ms": total.get_response_timepercentile(percent / 100) for percent in (50, 90, 99)},
+        **{f"p{percent}_ms": total.get_response_time_percentile(percent / 100) for percent in (50, 90, 99)},
         **{f"{stage}_ms": round(percentile(values, 0.5), 2) for stage, values in Visitor.stages.items()},
     }
     runner.quit()
@@ -152,7 +152,7 @@ def _print(environment: Environment, result: dict[str, Any]) -> None:
     columns = ("p50 ms", "p90 ms", "p99 ms")
     table = Table("request", "requests", "failures", "per second", *columns)
     for entry in [*sorted(environment.stats.entries.values(), key=lambda entry: entry.name), environment.stats.total]:
-        times = [f"{entry.get_response_timepercentile(share):.0f}" for share in (0.5, 0.9, 0.99)]
+        times = [f"{entry.get_response_time_percentile(share):.0f}" for share in (0.5, 0.9, 0.99)]
         rate = f"{entry.num_requests / result['seconds']:.1f}"
         table.add_row(entry.name, str(entry.num_requests), str(entry.num_failures), rate, *times)
     console.print(table)
