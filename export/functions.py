@@ -42,19 +42,22 @@ SelfAttention<heads>(query, key, value, lengths) => (output)
 }""",
 }
 
-_MASKED_SELF_ATTENTION = {
-    # One step: query, key, value [b, 1, w]; caches [b, h, c, d]; position [b] int32, where this step's key belongs.
-    # A row sees the keys at 0 to its position: its future is not there yet, which is the mask.
-    "standard": """
-MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) => (output, keys, values)
-{
+# Shapes of one step: by_head [b, h, 1, d] and split [b, 1, w].
+_SHAPES = """
     split = Constant<value_ints: ints = [0, 1, -1]>()
     heads = Constant<value_int: int = @heads>()
     axis = Constant<value_ints: ints = [0]>()
     count = Unsqueeze(heads, axis)
     tail = Constant<value_ints: ints = [1, -1]>()
     row = Constant<value_ints: ints = [0]>()
-    by_head = Concat<axis: int = 0>(row, count, tail)
+    by_head = Concat<axis: int = 0>(row, count, tail)"""
+
+_MASKED_SELF_ATTENTION = {
+    # One step: query, key, value [b, 1, w]; caches [b, h, c, d]; position [b] int32, where this step's key belongs.
+    # A row sees the keys at 0 to its position: its future is not there yet, which is the mask.
+    "standard": f"""
+MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) => (output, keys, values)
+{{{_SHAPES}
     query_by_head = Reshape(query, by_head)
     key_by_head = Reshape(key, by_head)
     value_by_head = Reshape(value, by_head)
@@ -65,7 +68,7 @@ MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) 
     valid = Add(at, one)
     output_by_head = Attention(query_by_head, keys, values, "", "", "", valid)
     output = Reshape(output_by_head, split)
-}""",
+}}""",
     "fused": """
 MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) => (output, keys, values)
 {
@@ -81,23 +84,16 @@ MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) 
 _CROSS_ATTENTION = {
     # One step: query [b, 1, w]; the source's key_cache, value_cache [b, h, s, d]; lengths [b] int32.
     # keys and values come out as they went in, so that both bodies can work on one buffer in place.
-    "standard": """
+    "standard": f"""
 CrossAttention<heads>(query, key_cache, value_cache, lengths) => (output, keys, values)
-{
-    split = Constant<value_ints: ints = [0, 1, -1]>()
-    heads = Constant<value_int: int = @heads>()
-    axis = Constant<value_ints: ints = [0]>()
-    count = Unsqueeze(heads, axis)
-    tail = Constant<value_ints: ints = [1, -1]>()
-    row = Constant<value_ints: ints = [0]>()
-    by_head = Concat<axis: int = 0>(row, count, tail)
+{{{_SHAPES}
     query_by_head = Reshape(query, by_head)
     valid = Cast<to: int = 7>(lengths)
     output_by_head = Attention(query_by_head, key_cache, value_cache, "", "", "", valid)
     output = Reshape(output_by_head, split)
     keys = Identity(key_cache)
     values = Identity(value_cache)
-}""",
+}}""",
     # GroupQueryAttention appends a key before it attends: give it the source's last one, which it writes over itself.
     "fused": """
 CrossAttention<heads>(query, key_cache, value_cache, lengths) => (output, keys, values)

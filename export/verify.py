@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle import ParityCase, ParityReport
+from model.corpus import pad
 from model.search import greedy
 from model.tokenizer import PADDING, START, Tokenizer
 from model.transformer import Encoded, Transformer
@@ -120,9 +121,7 @@ def _case(
     stepper: Stepper, reference: Transformer, fp32: Transformer, chosen: list[list[int]], longest: int
 ) -> tuple[ParityCase, int]:
     lengths = torch.tensor([len(ids) for ids in chosen])
-    source = torch.full((len(chosen), int(lengths.max())), PADDING)
-    for row, ids in zip(source, chosen, strict=True):
-        row[: len(ids)] = torch.tensor(ids)
+    source = torch.from_numpy(pad(chosen)).long()
     limits = [min(longest, reference.config.default_limit(len(ids))) for ids in chosen]
     written = [hypothesis.tokens for hypothesis in greedy(reference, source, lengths, limits)]
     steps = max(map(len, written))

@@ -1,7 +1,7 @@
 """Parallel text: from tab-separated pairs to padded batches."""
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Batch:
     """``[rows, target]``: what it should predict there; padding where there is nothing."""
 
 
-def pad(rows: list[Ids]) -> Ids:
+def pad(rows: Sequence[Sequence[int] | Ids]) -> Ids:
     """``[len(rows), longest]``, padded at the end."""
     padded = np.full((len(rows), max(map(len, rows))), PADDING, np.int32)
     for row, ids in zip(padded, rows, strict=True):

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import torch
 
+from model.corpus import pad
 from model.search import Hypothesis, greedy
 from model.sentences import split
-from model.tokenizer import PADDING, Tokenizer
+from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
 
@@ -17,9 +18,7 @@ def search(model: Transformer, sources: list[list[int]], rows: int = 32) -> Iter
     for begin in range(0, len(order), rows):
         indices = order[begin : begin + rows]
         lengths = torch.tensor([len(sources[index]) for index in indices])
-        padded = torch.full((len(indices), int(lengths.max())), PADDING)
-        for row, index in zip(padded, indices, strict=True):
-            row[: len(sources[index])] = torch.tensor(sources[index])
+        padded = torch.from_numpy(pad([sources[index] for index in indices])).long()
         yield from zip(indices, greedy(model, padded.to(device), lengths.to(device)), strict=True)
 
 

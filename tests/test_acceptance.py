@@ -64,7 +64,7 @@ def test_fp32_tokens_equal_pytorch_for_every_sentence(
 ) -> None:
     found = decoded(shipped_fp32, sources)
     differing = []
-    for index, expected in search(shipped.model, sources):
+    for index, expected in search(shipped.model, sources, rows=16):
         if found[index].tokens != expected.tokens:
             differing.append((index, found[index].tokens, expected.tokens))
         else:

@@ -25,7 +25,7 @@ SMALL = {
     "encoder_layers": 1,
     "decoder_layers": 2,
     "norm": "pre",
-    "max_positions": 12,
+    "max_positions": 16,
     "dropout": 0.0,
 }
 

@@ -52,7 +52,7 @@ def test_the_manifest_says_what_the_bundle_is(each_bundle: Path, small_checkpoin
     assert (manifest.name, manifest.pairs, manifest.model) == ("small", (("en", "de"),), loaded.config.model)
     assert manifest.languages == {language: loaded.tokenizer.language_id(language) for language in ("de", "en")}
     assert manifest.special.model_dump() == {"padding": 0, "unknown": 1, "start": 2, "end": 3}
-    assert manifest.limits.model_dump() == {"source_tokens": 12, "target_tokens": 12}
+    assert manifest.limits.model_dump() == {"source_tokens": 16, "target_tokens": 16}
     assert manifest.parity is not None
     assert manifest.parity.passed
     assert [case.rows for case in manifest.parity.cases] == [1, 2, 7, 32]

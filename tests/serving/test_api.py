@@ -148,7 +148,7 @@ def test_describes_its_bodies_in_openapi(service: str) -> None:
         ({"text": TEXT, "max_tokens": "5"}, 422, "max_tokens"),
         ({"text": TEXT, "max_tokens": 10**9}, 422, "max_tokens: is 1000000000; the limit is 256"),
         ({"text": [1] * 500_000}, 422, "text.0: Input should be a valid string"),
-        ({str(number): number for number in range(100_000)}, 422, "body has 100000 members"),
+        ({str(number): number for number in range(100_000)}, 422, "body: has 100000 members"),
         ({"text": ["x"] * 10_000}, 413, "text has 10,000 texts; the limit is 1,000"),
         ({"text": "x" * 1_000_000}, 413, "text has 1,000,000 characters; the limit is 20,000"),
         ({"text": "x" * 3_000_000}, 413, "body has 3,000,012 bytes; the limit is 2,000,000"),
