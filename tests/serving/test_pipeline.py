@@ -81,5 +81,7 @@ def test_a_full_queue_is_the_clients_to_know(tiny_bundle: Path) -> None:
 
     answers = asyncio.run(run())
     pipeline.close()
-    assert not isinstance(answers[0], Exception)
-    assert any(isinstance(answer, QueueFull) for answer in answers)
+    # Which of them comes first is the threads' choice, in which texts are cut.
+    refused = [answer for answer in answers if isinstance(answer, Exception)]
+    assert 1 <= len(refused) < len(answers)
+    assert all(isinstance(answer, QueueFull) for answer in refused)
