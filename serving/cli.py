@@ -126,7 +126,7 @@ def _each_line(
 
     lines = _lines()
     try:
-        pipeline = Pipeline(settings.model_copy(update={"queue_tokens": sys.maxsize, "timeout": 86_400.0}))
+        pipeline = Pipeline.offline(settings)
         pair = pipeline.pair(source, target)
     except (BundleError, ServiceError) as error:
         fail(str(error))
@@ -335,7 +335,6 @@ def evaluate(
     from model.checkpoint import CheckpointError
     from model.corpus import read_pairs
     from model.evaluate import score, translations
-    from serving.errors import ServiceError
     from serving.evaluate import translations as served
 
     try:
@@ -345,7 +344,7 @@ def evaluate(
     bundle = (model / "manifest.json").exists()
     try:
         written = (served if bundle else translations)(model, pairs, errors)
-    except (CheckpointError, ServiceError, ValueError) as error:
+    except (CheckpointError, ValueError) as error:
         fail(str(error))
     if output:
         output.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")

@@ -1,7 +1,6 @@
 """Translations of an evaluation set by the engine."""
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from serving.settings import Settings
 
 def translations(bundle: Path, pairs: Sequence[Pair], console: Console) -> list[str]:
     """Translations of ``pairs`` by the bundle, greedy, with a progress bar on ``console``."""
-    pipeline = Pipeline(Settings(bundle=bundle, queue_tokens=sys.maxsize, timeout=86_400))
+    pipeline = Pipeline.offline(Settings(bundle=bundle))
     source, target = pipeline.pair(None, None)
 
     async def run() -> list[str]:

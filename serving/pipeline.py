@@ -1,6 +1,7 @@
 """Text in, text out: limits, sentences, tokens, the engine, and the text put together again."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,11 @@ class Pipeline:
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
         runtime = Runtime(folder, self.manifest, settings.cpus, settings.device)
         self.engine = Engine(runtime, settings.rows, settings.encode_tokens, settings.queue_tokens)
+
+    @classmethod
+    def offline(cls, settings: Settings) -> "Pipeline":
+        """One without a server's limits on waiting: whoever asks is alone, and waits for all of it."""
+        return cls(settings.model_copy(update={"queue_tokens": sys.maxsize, "timeout": 86_400.0}))
 
     async def warm_up(self) -> None:
         """Take every graph through a first run."""
