@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from model.config import ModelConfig
 from model.tokenizer import END, PADDING, START, UNKNOWN
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.model", "weights.bin"
 GRAPHS = ("encoder", "decoder", "attention")
 FILES = (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), WEIGHTS)
@@ -91,7 +91,7 @@ class Quantisation(Frozen):
     """How weights and activations are rounded."""
 
     weights: str = "int8, symmetric, ±63, one scale an output channel"
-    activations: str = "uint8 around 128, ±127, one scale a row"
+    activations: str = "uint8, one calibrated scale a layer; around 128, or from 0 after ReLU"
     kept_in_fp32: tuple[str, ...] = ("LayerNorm", "biases", "positions", "attention")
 
 
@@ -137,7 +137,7 @@ class ParityReport(Frozen):
 class Manifest(Frozen):
     """The typed, versioned contract between exporter and server."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
     pairs: tuple[tuple[str, str], ...]
     languages: Mapping[str, int]

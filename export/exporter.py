@@ -25,9 +25,11 @@ from export.bundle import (
 )
 from export.functions import Bodies
 from export.graphs import Lowering
-from export.quantize import quantized
-from export.verify import check
+from export.quantize import calibrate, quantized
+from export.verify import SENTENCES, check
 from model import checkpoint
+from model.checkpoint import Checkpoint
+from model.translate import search
 
 Precision = Literal["fp32", "int8"]
 
@@ -44,7 +46,9 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
     if bundle.exists() and not (bundle / MANIFEST).exists() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
     loaded = checkpoint.load(source)
-    reference = quantized(loaded.model) if precision == "int8" else loaded.model
+    reference = loaded.model
+    if precision == "int8":
+        reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded)))
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as temporary:
         folder = Path(temporary) / bundle.name
@@ -82,6 +86,13 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _put_in_place(folder, bundle)
     return manifest
+
+
+def calibration(loaded: Checkpoint) -> list[tuple[list[int], list[int]]]:
+    """Source and target ids to calibrate with: the gate's sentences for every pair, and the model's own translations."""
+    lines, limit = SENTENCES.read_text(encoding="utf-8").splitlines(), loaded.model.config.max_positions
+    sources = [loaded.tokenizer.source(line, target)[:limit] for _, target in loaded.config.pairs for line in lines]
+    return [(sources[index], hypothesis.tokens) for index, hypothesis in search(loaded.model, sources)]
 
 
 def _put_in_place(folder: Path, bundle: Path) -> None:

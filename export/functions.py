@@ -82,10 +82,11 @@ MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) 
 }
 
 _CROSS_ATTENTION = {
-    # One step: query [b, 1, w]; the source's key_cache, value_cache [b, h, s, d]; lengths [b] int32.
+    # One step: query [b, 1, w]; the source's key_cache, value_cache [b, h, s, d]; lengths [b] int32; last_key, last_value
+    # [b, 1, w]: those of the source's last token once more, for the fused body.
     # keys and values come out as they went in, so that both bodies can work on one buffer in place.
     "standard": f"""
-CrossAttention<heads>(query, key_cache, value_cache, lengths) => (output, keys, values)
+CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengths) => (output, keys, values)
 {{{_SHAPES}
     query_by_head = Reshape(query, by_head)
     valid = Cast<to: int = 7>(lengths)
@@ -96,31 +97,17 @@ CrossAttention<heads>(query, key_cache, value_cache, lengths) => (output, keys, 
 }}""",
     # GroupQueryAttention appends a key before it attends: give it the source's last one, which it writes over itself.
     "fused": """
-CrossAttention<heads>(query, key_cache, value_cache, lengths) => (output, keys, values)
+CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengths) => (output, keys, values)
 {
-    shape = Shape(key_cache)
-    zero = Constant<value_ints: ints = [0]>()
-    two = Constant<value_ints: ints = [2]>()
-    three = Constant<value_ints: ints = [3]>()
-    rows_and_heads = Slice(shape, zero, two)
-    one = Constant<value_ints: ints = [1]>()
-    index_shape = Concat<axis: int = 0>(rows_and_heads, one)
+    one = Constant<value_int: int = 1>()
     one_int32 = Cast<to: int = 6>(one)
     last = Sub(lengths, one_int32)
-    last_wide = Cast<to: int = 7>(last)
-    row_axes = Constant<value_ints: ints = [1, 2]>()
-    last_column = Unsqueeze(last_wide, row_axes)
-    index = Expand(last_column, index_shape)
-    last_key = GatherND<batch_dims: int = 2>(key_cache, index)
-    last_value = GatherND<batch_dims: int = 2>(value_cache, index)
-    flat = Constant<value_ints: ints = [0, 1, -1]>()
-    key = Reshape(last_key, flat)
-    value = Reshape(last_value, flat)
-    capacity = Slice(shape, two, three)
-    capacity_scalar = Squeeze(capacity, zero)
+    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
+    axis = Constant<value_ints: ints = [0]>()
+    capacity_scalar = Squeeze(capacity, axis)
     total = Cast<to: int = 6>(capacity_scalar)
     output, keys, values = com.microsoft.GroupQueryAttention<num_heads: int = @heads, kv_num_heads: int = @heads>
-        (query, key, value, key_cache, value_cache, last, total)
+        (query, last_key, last_value, key_cache, value_cache, last, total)
 }""",
 }
 
@@ -163,38 +150,25 @@ Linear(input, weight, bias) => (output)
     output = Add(product, bias)
 }"""
 
-# weight [in, out] int8 in ±63; scale [out]: what one unit of the integer product is worth in a row of magnitude 1.
-# Every row of the input is brought to ±127 by its own largest magnitude: no row's numbers depend on another's.
-_ROUND_ROWS = """
-    sizes = Abs(input)
-    axes = Constant<value_ints: ints = [-1]>()
-    largest = ReduceMax(sizes, axes)
-    tiny = Constant<value_float: float = 1e-30>()
-    magnitude = Max(largest, tiny)
-    unit = Div(input, magnitude)
-    step = Constant<value_float: float = 0.007874015748031496>()
-    middle = Constant<value = uint8 {128}>()
-    rounded = QuantizeLinear(unit, step, middle)
-    weight_middle = Constant<value = int8 {0}>()"""
-
+# input [..., in] uint8, already rounded: (input - zero) · step is the activation. weight [in, out] int8 in ±63, of which
+# one unit is worth unit [out]. The integer product is exact, so no row's numbers depend on another's.
 _LINEAR_INT8 = {
-    "standard": f"""
-Linear(input, weight, scale, bias) => (output)
-{{{_ROUND_ROWS}
-    integers = MatMulInteger(rounded, weight, middle, weight_middle)
+    "standard": """
+Linear(input, step, zero, weight, unit, bias) => (output)
+{
+    weight_zero = Constant<value = int8 {0}>()
+    integers = MatMulInteger(input, weight, zero, weight_zero)
     product = Cast<to: int = 1>(integers)
+    scale = Mul(step, unit)
     scaled = Mul(product, scale)
-    sized = Mul(scaled, magnitude)
-    output = Add(sized, bias)
-}}""",
-    "fused": f"""
-Linear(input, weight, scale, bias) => (output)
-{{{_ROUND_ROWS}
-    one = Constant<value_float: float = 1.0>()
-    scaled = com.microsoft.MatMulIntegerToFloat(rounded, weight, one, scale, middle, weight_middle)
-    sized = Mul(scaled, magnitude)
-    output = Add(sized, bias)
-}}""",
+    output = Add(scaled, bias)
+}""",
+    "fused": """
+Linear(input, step, zero, weight, unit, bias) => (output)
+{
+    weight_zero = Constant<value = int8 {0}>()
+    output = com.microsoft.MatMulIntegerToFloat(input, weight, step, unit, zero, weight_zero, bias)
+}""",
 }
 
 

@@ -182,12 +182,21 @@ class Lowering:
     def _linear(self, graph: Graph, states: str, module: nn.Module, name: str) -> str:
         self._lowered.add(module)
         if isinstance(module, QuantizedLinear):
-            weight = graph.weight(f"{name}.weight", module.weight.T)
-            scale, bias = graph.weight(f"{name}.scale", module.scale), graph.weight(f"{name}.bias", module.bias)
-            return graph.node("Linear", [states, weight, scale, bias], name, DOMAIN)
+            inputs = self._rounded(graph, states, module)
+            inputs += [graph.weight(f"{name}.weight", module.weight.T), graph.weight(f"{name}.unit", module.unit)]
+            return graph.node("Linear", [*inputs, graph.weight(f"{name}.bias", module.bias)], name, DOMAIN)
         assert isinstance(module, nn.Linear)
         weight, bias = graph.weight(f"{name}.weight", module.weight.T), graph.weight(f"{name}.bias", module.bias)
         return graph.node("Linear", [states, weight, bias], name, DOMAIN)
+
+    def _rounded(self, graph: Graph, states: str, module: QuantizedLinear) -> list[str]:
+        """``states`` as uint8, with step and zero; layers that read the same states share one rounding of them."""
+        step = graph.constant(f"{states}.step", module.rounding.step, np.float32)
+        zero = graph.constant(f"zero.{module.rounding.zero}", module.rounding.zero, np.uint8)
+        rounded = f"{states}.rounded"
+        if all(node.name != rounded for node in graph.nodes):
+            graph.node("QuantizeLinear", [states, step, zero], rounded)
+        return [rounded, step, zero]
 
     def _norm(self, graph: Graph, states: str, module: nn.Module, name: str) -> str:
         if isinstance(module, nn.Identity):
@@ -263,13 +272,14 @@ class Lowering:
         width, vocabulary = self.config.width, self.config.vocabulary
         assert isinstance(module, nn.Linear | QuantizedLinear)
         table = graph.weight("embedding.weight" if self.config.tied_embeddings else "projection.weight", module.weight)
-        scale: list[str] = (
-            [graph.weight("projection.scale", module.scale)] if isinstance(module, QuantizedLinear) else []
-        )
         # Transposed here, folded by the runtime at load: the embedding's lookup and this product share one stored copy.
         weight = graph.node("Transpose", [table], "projection.transposed", perm=[1, 0])
-        bias = graph.constant("projection.bias", np.zeros(1), np.float32)
-        logits = graph.node("Linear", [states, weight, *scale, bias], "projection", DOMAIN)
+        bias = graph.constant("projection.bias", np.zeros(vocabulary), np.float32)
+        if isinstance(module, QuantizedLinear):
+            inputs = [*self._rounded(graph, states, module), weight, graph.weight("projection.unit", module.unit), bias]
+        else:
+            inputs = [states, weight, bias]
+        logits = graph.node("Linear", inputs, "projection", DOMAIN)
         graph.describe(logits, FLOAT, ["rows", vocabulary])
         graph.describe(states, FLOAT, ["rows", width])
         likely = graph.node("LogSoftmax", [logits], "log_softmax", axis=-1)
@@ -277,6 +287,10 @@ class Lowering:
         best, ids = graph.nodes_with("TopK", [likely, k], "k_best", ["k_best.values", "k_best.indices"], "", axis=-1)
         graph.output(ids, "tokens", INT64, ["rows", "k"])
         graph.output(best, "log_probabilities", FLOAT, ["rows", "k"])
+        # A token that is given (a forced prefix) has its log-probability too, however unlikely it is.
+        given = graph.node("Unsqueeze", [graph.input("given", INT64, ["rows"]), "step_axis"], "given.column")
+        found = graph.node("GatherElements", [likely, given], "given.found", axis=1)
+        graph.output(graph.node("Squeeze", [found, "step_axis"], "given.row"), "given_log_probability", FLOAT, ["rows"])
 
     # The graphs.
 
@@ -352,7 +366,8 @@ class Lowering:
             read = self._enter(graph, states, layer.cross_residual, name)
             query = self._linear(graph, read, layer.cross_attention.query, f"{name}.query")
             graph.describe(query, FLOAT, ["rows", 1, config.width])
-            attended = cached(name, "cross", index, "CrossAttention", [query], lengths)
+            last = [graph.input(f"last_{part}_{index}", FLOAT, ["rows", 1, config.width]) for part in ("key", "value")]
+            attended = cached(name, "cross", index, "CrossAttention", [query, *last], lengths)
             change = self._linear(graph, attended, layer.cross_attention.output, f"{name}.output")
             states = self._leave(graph, states, change, layer.cross_residual, name)
             states = self._feed_forward(

@@ -48,6 +48,9 @@ class Stepper:
         memory: Array = outputs.pop("memory")
         self.caches = dict(outputs)
         rows, heads, _, head_width = outputs["cross_key_0"].shape
+        for name, array in outputs.items():
+            ends = array[np.arange(rows), :, lengths - 1]
+            self.caches[name.replace("cross", "last")] = ends.reshape(rows, 1, heads * head_width)
         for value in self.decoder.get_inputs():
             if value.name.startswith("self_"):
                 self.caches[value.name] = np.zeros((rows, heads, CAPACITY, head_width), np.float32)
@@ -61,6 +64,7 @@ class Stepper:
             "position": np.full(len(token), position, np.int32),
             "lengths": self.lengths,
             "k": np.array([k]),
+            "given": token.astype(np.int64),
             **self.caches,
         }
         for name, array in feeds.items():
