@@ -4,18 +4,24 @@ Each turn it drops what is no longer wanted, encodes some of what waits, admits 
 step for every row whatever its position, delivers what is finished and packs the rows that are left.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from asyncio import AbstractEventLoop
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
-from model.tokenizer import END, START
+from model.tokenizer import START
 from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
-from serving.job import Attended, Encoded, Job, Translated
-from serving.runtime import Runtime
+from serving.job import Attended, Encoded, Job, Listener, Translated
+from serving.rows import Copy, Rows
+from serving.runtime import ALIGNMENT, Runtime, StepState
 from serving.scheduler import Scheduler
+from serving.search import Candidates
+
+ENCODE_CHUNK = 256
+"""Padded source tokens that go through the encoder together. More make no product faster, but push the states that
+pass between its layers out of the processor's nearer caches."""
 
 
 class Engine:
@@ -33,16 +39,16 @@ class Engine:
         self._failure: BaseException | None = None
         self._last_turn = time.monotonic()
         self._tokens_per_second = 1000.0
-        # What each row wrote last, where that stands, and how long its source is.
-        self._tokens = np.zeros(rows, np.int64)
-        self._positions = np.zeros(rows, np.int32)
-        self._lengths = np.zeros(rows, np.int32)
+        self._rows: Rows[Job] = Rows()
+        self._state = StepState(rows)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue all of ``jobs`` or, with QueueFull or NotReady, none; each ``future`` receives result or error."""
         cost = sum(job.cost for job in jobs)
+        if widest := max((job.rows for job in jobs if job.rows > self._scheduler.rows), default=0):
+            raise ValueError(f"a job wants {widest} rows; there are {self._scheduler.rows}")
         with self._wake:
             if self._failure is not None or self._stopping:
                 raise NotReady("the engine has stopped" if self._failure is None else f"the engine: {self._failure}")
@@ -105,74 +111,138 @@ class Engine:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        for job in self._scheduler.drop(now):
+        gone = self._scheduler.retire(now)
+        self._release(gone)
+        for job in [*self._scheduler.drop(now), *gone]:
             _give_up(job)
-        self._free(self._scheduler.gone(now), _give_up)
         admitted = self._scheduler.admit()
         if admitted:
             self._encode(admitted)
         if self._scheduler.running:
             self._step()
-        done = sum(job.source_tokens for job in admitted) + len(self._scheduler.running)
+        done = sum(job.source_tokens for job in admitted) + len(self._rows)
         rate = done / max(1e-6, time.monotonic() - now)
         self._tokens_per_second += 0.05 * (rate - self._tokens_per_second)
 
     def _encode(self, jobs: list[Job]) -> None:
         for job in jobs:
             job.admitted = time.monotonic()
-        inspected, encoded = [job for job in jobs if job.target], [job for job in jobs if not job.target]
-        for job in inspected:
-            arrays = self._runtime.attention(job.source, job.target)
-            job.encoded = time.monotonic()
-            _deliver(job, Attended(arrays, job.timings()))
-        if not encoded:
-            return self._scheduler.start([])
-        result = self._runtime.encode([job.source for job in encoded])
-        finished = time.monotonic()
-        first = len(self._scheduler.running)
-        starting = [job for job in encoded if job.decodes]
-        self._scheduler.start(starting)
-        self._cache.reserve(len(self._scheduler.running))
-        row = first
-        for index, job in enumerate(encoded):
+        for job in jobs:
+            if job.target:
+                arrays = self._runtime.attention(job.source, job.target)
+                job.encoded = time.monotonic()
+                _deliver(job, Attended(arrays, job.timings()))
+        for chunk in _chunks([job for job in jobs if not job.target]):
+            self._encode_chunk(chunk)
+        self._scheduler.start(job for job in jobs if job.rows)
+
+    def _encode_chunk(self, jobs: list[Job]) -> None:
+        result = self._runtime.encode([job.source for job in jobs])
+        used, finished = len(self._rows), time.monotonic()
+        starting = [job for job in jobs if job.rows]
+        if starting:
+            longest = max(len(job.source) for job in [*starting, *self._rows.owners])
+            self._cache.deepen(used, self._written(), longest)
+            self._cache.grow(used + len(starting))
+        for index, job in enumerate(jobs):
             job.encoded = finished
-            if job.decodes:
+            if job.rows:
+                row = self._rows.place(job)
                 for name, values in result.caches.items():
-                    self._cache.store(name, row, values[index, :, : job.source_tokens])
-                self._tokens[row], self._positions[row], self._lengths[row] = START, 0, job.source_tokens
-                row += 1
+                    self._cache.store(row, name, values[index, :, : job.source_tokens])
+                self._state.token[row], self._state.position[row] = START, 0
+                self._state.lengths[row] = job.source_tokens
             else:
                 memory = result.memory[index, : job.source_tokens].copy()
                 _deliver(job, Encoded(memory, job.timings()))
 
-    def _step(self) -> None:
-        running = self._scheduler.running
-        rows = len(running)
-        tokens, likely = self._runtime.step(
-            self._cache, self._tokens[:rows], self._positions[:rows], self._lengths[:rows], k=1
-        )
-        self._tokens[:rows] = tokens[:, 0]
-        self._positions[:rows] += 1
-        finished = []
-        for row, (job, token, score) in enumerate(
-            zip(running, tokens[:, 0].tolist(), likely[:, 0].tolist(), strict=True)
-        ):
-            job.written.append(token)
-            job.scores.append(score)
-            if token == END or len(job.written) == job.limit:
-                finished.append(row)
-        self._free(finished, _finish)
+    def _written(self) -> int:
+        """Positions that the next step's deepest row needs."""
+        return int(self._state.position[: len(self._rows)].max(initial=0)) + 1
 
-    def _free(self, rows: list[int], farewell: Any) -> None:
-        """Let the jobs in ``rows`` go and pack the rows that are left."""
-        for row in rows:
-            farewell(self._scheduler.running[row])
-        for origin, row in self._scheduler.retire(rows):
-            written, read = int(self._positions[origin]), int(self._lengths[origin])
-            lengths = {name: read if name.startswith("cross_") else written for name in self._cache.arrays}
-            self._cache.move(origin, row, lengths)
-            for state in (self._tokens, self._positions, self._lengths):
-                state[row] = state[origin]
+    def _step(self) -> None:
+        running, rows, state = self._scheduler.running, len(self._rows), self._state
+        longest = max(job.source_tokens for job in running)
+        self._cache.deepen(rows, self._written(), longest)
+        wanted = 1
+        for job in running:
+            assert job.search
+            wanted = max(wanted, job.search.wanted)
+            if (given := job.search.given) is not None:
+                state.given[job.places[0]] = given
+        k = min(wanted, self._runtime.manifest.model.vocabulary)
+        found = [array.tolist() for array in self._runtime.step(self._cache, state, rows, k)]
+        state.position[:rows] += 1
+        copies: list[Copy] = []
+        finished: list[Job] = []
+        heard: dict[AbstractEventLoop, list[tuple[Listener, int]]] = defaultdict(list)
+        tokens: list[tuple[Job, list[int]]] = []
+        for job in running:
+            assert job.search
+            following = job.search.advance([Candidates(*(part[row] for part in found)) for row in job.places])
+            if following:
+                copies += self._rows.follow(job, [parent for parent, _ in following])
+                tokens.append((job, [token for _, token in following]))
+            else:
+                finished.append(job)
+            if job.listener:
+                heard[job.listener.loop].append((job.listener, job.search.hypotheses[0].tokens[-1]))
+        self._copy(copies)
+        for job, each in tokens:
+            for row, token in zip(job.places, each, strict=True):
+                state.token[row] = token
+        gone = self._scheduler.retire(time.monotonic(), finished)
+        self._release([*finished, *gone])
+        _tell(heard)
+        for job in gone:
+            _give_up(job)
+        for job in finished:
+            assert job.search
+            _deliver(job, Translated(job.search.hypotheses, job.timings()))
+
+    def _release(self, jobs: Iterable[Job]) -> None:
+        """Free the rows of ``jobs`` and pack those that are left."""
+        for job in jobs:
+            self._rows.release(job)
+        self._copy(self._rows.pack())
+
+    def _copy(self, copies: list[Copy]) -> None:
+        """Copy rows over others: caches and all."""
+        if not copies:
+            return
+        self._cache.grow(max(copy.row for copy in copies) + 1)
+        # Rows of one beam share the source's part: within it, only the target's needs copying.
+        for fresh in (False, True):
+            if chosen := [copy for copy in copies if copy.fresh == fresh]:
+                origins, rows = [copy.origin for copy in chosen], [copy.row for copy in chosen]
+                written, read = (int(array[origins].max()) for array in (self._state.position, self._state.lengths))
+                self._cache.copy(origins, rows, written, read if fresh else 0)
+                self._state.copy(origins, rows)
+
+
+def _chunks(jobs: list[Job]) -> Iterator[list[Job]]:
+    """``jobs`` by length, so that little is padded, in parts of `ENCODE_CHUNK` padded tokens at most or one job."""
+    chunk: list[Job] = []
+    for job in sorted(jobs, key=lambda job: job.source_tokens):
+        padded = -(-job.source_tokens // ALIGNMENT) * ALIGNMENT
+        if chunk and padded * (len(chunk) + 1) > ENCODE_CHUNK:
+            yield chunk
+            chunk = []
+        chunk.append(job)
+    if chunk:
+        yield chunk
+
+
+def _tell(heard: dict[AbstractEventLoop, list[tuple[Listener, int]]]) -> None:
+    """Give every listener its token, waking each event loop once."""
+
+    def tell(news: list[tuple[Listener, int]]) -> None:
+        for listener, token in news:
+            listener.hear(token)
+
+    for loop, news in heard.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            loop.call_soon_threadsafe(tell, news)
 
 
 def _deliver(job: Job, result: Translated | Encoded | Attended) -> None:
@@ -191,8 +261,3 @@ def _give_up(job: Job) -> None:
         job.future.set_running_or_notify_cancel()
     else:
         _fail(job, DeadlineExceeded(job.deadline - job.arrived))
-
-
-def _finish(job: Job) -> None:
-    reason: Literal["stop", "length"] = "stop" if job.written[-1] == END else "length"
-    _deliver(job, Translated(job.written, job.scores, reason, job.timings()))

@@ -1,15 +1,28 @@
 """A job: one sentence's way through the engine, and what it ends in."""
 
 import time
+from asyncio import AbstractEventLoop
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from serving.decoding import Decoding
 from serving.scheduler import Ticket
+from serving.search import Hypothesis, Search, search_for
 
 Array = NDArray[Any]
+
+
+class Listener(Protocol):
+    """Whoever wants a translation's tokens before it is done."""
+
+    loop: AbstractEventLoop
+    """Where `hear` is called, once a step for all listeners of that loop."""
+
+    def hear(self, token: int) -> None:
+        """Take the next token."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +36,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Translated:
-    """Target tokens of one sentence."""
+    """One sentence's translations."""
 
-    tokens: list[int]
-    """Without start token; ends with the end token when ``finish_reason`` is "stop"."""
-    log_probabilities: list[float]
-    finish_reason: Literal["stop", "length"]
+    hypotheses: list[Hypothesis]
+    """Best first."""
     timings: Timings
 
 
@@ -50,18 +61,18 @@ class Attended:
     timings: Timings
 
 
-@dataclass
+@dataclass(eq=False)
 class Job(Ticket):
     """One sentence's way through the engine."""
 
     source: list[int] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
     """What an attention job inspects, start token included."""
-    limit: int = 0
-    """The most tokens a translation may have."""
+    search: Search | None = None
+    """A translation's hypotheses."""
+    listener: Listener | None = None
+    """Hears a translation's tokens as they become final, one a call; not with a beam."""
     future: "Future[Any]" = field(default_factory=Future)
-    written: list[int] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
     arrived: float = field(default_factory=time.monotonic)
     admitted: float = 0.0
     encoded: float = 0.0
@@ -71,18 +82,19 @@ class Job(Ticket):
         return Timings(self.admitted - self.arrived, self.encoded - self.admitted, time.monotonic() - self.encoded)
 
 
-def translation(source: list[int], limit: int, deadline: float) -> Job:
-    """A job that ends in `Translated`: at most ``limit`` target tokens, by ``deadline`` (``time.monotonic``)."""
-    cost = len(source) + min(limit, 2 * len(source))
-    return Job(cost, len(source), True, deadline, source=source, limit=limit)
+def translation(source: list[int], decoding: Decoding, deadline: float, listener: Listener | None = None) -> Job:
+    """A job that ends in `Translated` by ``deadline`` (``time.monotonic``)."""
+    search, rows = search_for(decoding), decoding.beam_size
+    cost = len(source) + rows * max(decoding.min_tokens, min(decoding.max_tokens, 2 * len(source)))
+    return Job(cost, len(source), rows, deadline, source=source, search=search, listener=listener)
 
 
 def encoding(source: list[int], deadline: float) -> Job:
     """A job that ends in `Encoded`."""
-    return Job(len(source), len(source), False, deadline, source=source)
+    return Job(len(source), len(source), 0, deadline, source=source)
 
 
 def inspection(source: list[int], target: list[int], deadline: float) -> Job:
     """A job that ends in `Attended`."""
     cost = len(source) + len(target)
-    return Job(cost, cost, False, deadline, source=source, target=target)
+    return Job(cost, cost, 0, deadline, source=source, target=target)

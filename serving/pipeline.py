@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from export.bundle import TOKENIZER, BundleError, Manifest, read_manifest
 from model.sentences import Sentence, split
 from model.tokenizer import START, Tokenizer
+from serving.decoding import Decoding
 from serving.engine import Engine
 from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.job import Attended, Encoded, Job, Timings, Translated, encoding, inspection, translation
@@ -105,7 +106,8 @@ class Pipeline:
         # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
         pieces, sources = await asyncio.to_thread(self._cut, texts, target)
         jobs = [
-            translation(ids, max_tokens or self.manifest.model.default_limit(len(ids)), deadline) for ids in sources
+            translation(ids, Decoding(max_tokens or self.manifest.model.default_limit(len(ids))), deadline)
+            for ids in sources
         ]
         tokenised = time.perf_counter()
         results: list[Translated] = await self._run(jobs, deadline)
@@ -164,8 +166,8 @@ class Pipeline:
         stages = {"tokenise": tokenised - begin}
         if written is None:
             most = min(limit, model.default_limit(len(source_ids)))
-            [found] = await self._run([translation(source_ids, most, deadline)], deadline)
-            target_ids = found.tokens
+            [found] = await self._run([translation(source_ids, Decoding(most), deadline)], deadline)
+            target_ids = found.hypotheses[0].tokens
             stages |= _stages([found])
         else:
             self._check("translation", [written])
@@ -261,15 +263,15 @@ class Pipeline:
         translations = []
         for cut in pieces:
             own = [next(remaining) if piece.text else None for piece in cut]
-            done = [result for result in own if result]
+            done = [result.hypotheses[0] for result in own if result]
             parts = [
-                piece.before + (self.tokenizer.decode(result.tokens) if result else "") + piece.after
+                piece.before + (self.tokenizer.decode(result.hypotheses[0].tokens) if result else "") + piece.after
                 for piece, result in zip(cut, own, strict=True)
             ]
             translations.append(
                 Translation(
                     text="".join(parts),
-                    score=sum(sum(result.log_probabilities) for result in done),
+                    score=sum(result.score for result in done),
                     tokens=sum(len(result.tokens) for result in done),
                     finish_reason="length" if any(r.finish_reason == "length" for r in done) else "stop",
                 )

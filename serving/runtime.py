@@ -1,5 +1,6 @@
 """A bundle's graphs in ONNX Runtime: sessions, threads, providers, buffers bound in place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,24 @@ def pad(rows: list[list[int]]) -> tuple[Array, Array]:
     return padded, lengths
 
 
+class StepState:
+    """What a step reads of each row besides its caches; written by the engine, read in place."""
+
+    def __init__(self, rows: int) -> None:
+        self.inputs: dict[str, Array] = {
+            "token": np.zeros(rows, np.int64),
+            "position": np.zeros(rows, np.int32),
+            "lengths": np.zeros(rows, np.int32),
+            "given": np.zeros(rows, np.int64),
+        }
+        self.token, self.position, self.lengths, self.given = self.inputs.values()
+
+    def copy(self, origins: Sequence[int], rows: Sequence[int]) -> None:
+        """Copy rows over others, all at once."""
+        for array in self.inputs.values():
+            array[rows] = array[origins]
+
+
 def check_device(folder: Path, manifest: Manifest, device: str) -> str:
     """The provider for ``device`` ("cpu" or "cuda"); BundleError when it is not there or cannot run the bundle."""
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
@@ -69,12 +88,18 @@ class Runtime:
             for name in manifest.graphs
         }
         self._binding = self._sessions["decoder"].io_binding()
-        self._cache_names = [spec.name for spec in manifest.graphs["decoder"].inputs if len(spec.shape) == 4]
+        self._bound: tuple[int, int, int, int] | None = None
+        self._outputs: dict[str, Array] = {}
+        self._cache_names = [
+            spec.name
+            for spec in manifest.graphs["decoder"].inputs
+            if spec.name.startswith(("self_", "cross_", "last_"))
+        ]
 
     def cache(self, rows: int) -> KeyValueCache:
-        """Memory for at most ``rows`` sentences being decoded."""
+        """Memory for at most ``rows`` hypotheses being decoded."""
         model = self.manifest.model
-        return KeyValueCache(self._cache_names, model.heads, model.head_width, model.max_positions, rows)
+        return KeyValueCache(self._cache_names, model.heads, model.head_width, rows)
 
     def encode(self, sources: list[list[int]]) -> Encoded:
         """Run the encoder on ``sources``."""
@@ -84,26 +109,38 @@ class Runtime:
         outputs = dict(zip(names, found, strict=True))
         return Encoded(outputs.pop("memory"), outputs)
 
-    def step(
-        self, cache: KeyValueCache, tokens: Array, positions: Array, lengths: Array, k: int
-    ) -> tuple[Array, Array]:
-        """One decoding step for the first ``len(tokens)`` rows of ``cache``, each at its own position.
+    def step(self, cache: KeyValueCache, state: "StepState", rows: int, k: int) -> tuple[Array, Array, Array]:
+        """One decoding step for the first ``rows`` rows of ``cache`` and ``state``, each at its own position.
 
-        ``tokens`` ``[rows]`` int64 are what each row wrote last, ``positions`` ``[rows]`` int32 where that stands,
-        ``lengths`` ``[rows]`` int32 the source's tokens. Returns the k best next tokens ``[rows, k]`` int64 with their
-        log-probabilities ``[rows, k]`` fp32, best first. The caches are written in place.
+        Returns the k best next tokens ``[rows, k]`` int64 with their log-probabilities ``[rows, k]`` fp32, best first,
+        and the log-probabilities ``[rows]`` of the given tokens; they are overwritten by the next step. The caches are
+        written in place.
         """
-        rows, binding = len(tokens), self._binding
-        best, ids = np.empty((rows, k), np.float32), np.empty((rows, k), np.int64)
-        inputs: dict[str, Array] = {"token": tokens, "position": positions, "lengths": lengths, "k": np.array([k])}
+        # Binding costs about as much as a small step: only what has moved since is bound again.
+        layout = (rows, k, id(cache), cache.layout)
+        if layout != self._bound:
+            self._bind(cache, state, rows, k)
+            self._bound = layout
+        self._sessions["decoder"].run_with_iobinding(self._binding)
+        found = self._outputs
+        return found["tokens"], found["log_probabilities"], found["given_log_probability"]
+
+    def _bind(self, cache: KeyValueCache, state: "StepState", rows: int, k: int) -> None:
+        self._outputs = {
+            "tokens": np.empty((rows, k), np.int64),
+            "log_probabilities": np.empty((rows, k), np.float32),
+            "given_log_probability": np.empty(rows, np.float32),
+        }
+        self._k = np.array([k])
         caches = {name: array[:rows] for name, array in cache.arrays.items()}
-        outputs: dict[str, Array] = {"tokens": ids, "log_probabilities": best}
-        for name, array in (inputs | caches).items():
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in (outputs | {f"{name}_out": array for name, array in caches.items()}).items():
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._sessions["decoder"].run_with_iobinding(binding)
-        return ids, best
+        inputs = {name: array[:rows] for name, array in state.inputs.items()} | {"k": self._k} | caches
+        outputs = self._outputs | {f"{name}_out": array for name, array in caches.items() if array.ndim == 4}
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
         """Weights and scores of one pair by name, such as ``decoder.1.cross.weights`` ``[heads, target, source]``."""

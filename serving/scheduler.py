@@ -1,23 +1,29 @@
 """Whom to encode, whom to let wait, whom to drop: plain Python over plain data."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket:
     """What the scheduler knows of a job."""
 
     cost: int
     """Tokens it reads and is expected to write: what it counts for in the queue."""
     source_tokens: int
-    decodes: bool
-    """Whether it takes a row after it is encoded."""
+    rows: int
+    """The most rows it takes after it is encoded; 0 when there is nothing to decode."""
     deadline: float
     """On the clock of ``time.monotonic``."""
     cancelled: bool = False
+    places: list[int] = field(default_factory=list)
+    """The rows it holds, in the order of its hypotheses."""
+
+    def gone(self, now: float) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.cancelled or self.deadline <= now
 
 
 T = TypeVar("T", bound=Ticket)
@@ -29,7 +35,7 @@ class Scheduler(Generic[T]):
     def __init__(self, rows: int, encode_tokens: int) -> None:
         self.rows, self.encode_tokens = rows, encode_tokens
         self.running: list[T] = []
-        """Jobs being decoded; a job's index is its row."""
+        """Jobs being decoded."""
         self.encoding: list[T] = []
         """Jobs admitted in this turn: no longer waiting, not yet decoded."""
         self._waiting: deque[T] = deque()
@@ -51,44 +57,38 @@ class Scheduler(Generic[T]):
         within ``encode_tokens``. The caller encodes them and calls `start`.
         """
         admitted = self.encoding = []
-        free, longest = self.rows - len(self.running), 0
+        free, longest = self.rows - sum(job.rows for job in self.running), 0
         while self._waiting:
             job = self._waiting[0]
             longest = max(longest, job.source_tokens)
-            if (job.decodes and not free) or (admitted and longest * (len(admitted) + 1) > self.encode_tokens):
+            if job.rows > free or (admitted and longest * (len(admitted) + 1) > self.encode_tokens):
                 break
-            free -= job.decodes
+            free -= job.rows
             admitted.append(self._waiting.popleft())
             self.waiting_tokens -= job.cost
         return admitted
 
     def start(self, jobs: Iterable[T]) -> None:
-        """Give those of the encoded jobs that decode the next free rows, in order; the others are done."""
+        """Let those of the encoded jobs that decode run; the others are done."""
         self.running.extend(jobs)
         self.encoding = []
 
-    def retire(self, rows: Iterable[int]) -> Iterator[tuple[int, int]]:
-        """Free ``rows``; yields ``(origin, row)`` for each row whose contents the caller must move to keep them packed.
-
-        The moves must be made in the order given, each before the next is asked for.
-        """
-        for row in sorted(rows, reverse=True):
-            last = self.running.pop()
-            if row < len(self.running):
-                self.running[row] = last
-                yield len(self.running), row
+    def retire(self, now: float, finished: Iterable[T] = ()) -> list[T]:
+        """Take out of the running jobs those ``finished``; returns the others that nobody waits for, out as well."""
+        done = set(finished)
+        gone = [job for job in self.running if job not in done and job.gone(now)]
+        done.update(gone)
+        if done:
+            self.running = [job for job in self.running if job not in done]
+        return gone
 
     def drop(self, now: float) -> list[T]:
         """Take from the queue the jobs that are cancelled or whose deadline has passed."""
-        gone = [job for job in self._waiting if job.cancelled or job.deadline <= now]
+        gone = [job for job in self._waiting if job.gone(now)]
         if gone:
-            self._waiting = deque(job for job in self._waiting if not (job.cancelled or job.deadline <= now))
+            self._waiting = deque(job for job in self._waiting if not job.gone(now))
             self.waiting_tokens -= sum(job.cost for job in gone)
         return gone
-
-    def gone(self, now: float) -> list[int]:
-        """Rows whose jobs are cancelled or past their deadline."""
-        return [row for row, job in enumerate(self.running) if job.cancelled or job.deadline <= now]
 
     def clear(self) -> list[T]:
         """Take out everything."""
