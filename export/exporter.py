@@ -89,7 +89,7 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
 
 
 def calibration(loaded: Checkpoint) -> list[tuple[list[int], list[int]]]:
-    """Source and target ids to calibrate with: the gate's sentences for every pair, and the model's own translations."""
+    """Source and target ids to calibrate with: the gate's sentences for every pair, and the model's translations."""
     lines, limit = SENTENCES.read_text(encoding="utf-8").splitlines(), loaded.model.config.max_positions
     sources = [loaded.tokenizer.source(line, target)[:limit] for _, target in loaded.config.pairs for line in lines]
     return [(sources[index], hypothesis.tokens) for index, hypothesis in search(loaded.model, sources)]

@@ -82,8 +82,8 @@ MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) 
 }
 
 _CROSS_ATTENTION = {
-    # One step: query [b, 1, w]; the source's key_cache, value_cache [b, h, s, d]; lengths [b] int32; last_key, last_value
-    # [b, 1, w]: those of the source's last token once more, for the fused body.
+    # One step: query [b, 1, w]; the source's key_cache, value_cache [b, h, s, d]; lengths [b] int32. last_key and
+    # last_value [b, 1, w] are those of the source's last token once more, for the fused body.
     # keys and values come out as they went in, so that both bodies can work on one buffer in place.
     "standard": f"""
 CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengths) => (output, keys, values)
@@ -150,8 +150,8 @@ Linear(input, weight, bias) => (output)
     output = Add(product, bias)
 }"""
 
-# input [..., in] uint8, already rounded: (input - zero) · step is the activation. weight [in, out] int8 in ±63, of which
-# one unit is worth unit [out]. The integer product is exact, so no row's numbers depend on another's.
+# input [..., in] uint8, already rounded: (input - zero) · step is the activation. weight [in, out] int8 in ±63, of
+# which one is worth unit [out]. The integer product is exact, so no row's numbers depend on another's.
 _LINEAR_INT8 = {
     "standard": """
 Linear(input, step, zero, weight, unit, bias) => (output)

@@ -1,4 +1,4 @@
-"""int8: weights rounded per output channel, activations on a calibrated scale; and the PyTorch model that rounds so too.
+"""int8: weights rounded per output channel, activations on a calibrated scale; and PyTorch that rounds the same way.
 
 Weights use 7 of the 8 bits (±63). With all 8, the integer product of a processor without VNNI (AVX2: vpmaddubsw)
 clamps sums of two products to 16 bits and returns wrong numbers; with 7 the sums fit, and every processor returns the
