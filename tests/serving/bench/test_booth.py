@@ -1,0 +1,82 @@
+import io
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from serving.bench import booth
+from serving.bench.booth import Booth, BoothError, Timed, serve
+from serving.bench.contestants import CHECKPOINT
+from serving.decoding import Decoding
+
+
+def test_times_an_engine_in_a_process_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    torch.save(checkpoint.load(tiny_checkpoint).model, tmp_path / CHECKPOINT)
+    one = Booth("pytorch", "fp32", tmp_path, threads=1, rows=4)
+    try:
+        timed = one.measure([([[4, 5, 3], [4, 3]], Decoding(max_tokens=6, min_tokens=6))] * 3)
+        assert timed.tokens == 3 * 2 * 6
+        assert timed.seconds > 0
+        assert one.measure([([[4, 5, 3]], Decoding(max_tokens=5, min_tokens=5))]).tokens == 5
+    finally:
+        one.close()
+
+
+def test_an_engine_that_cannot_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BoothError, match="pytorch fp32 ended with status 1"):
+        Booth("pytorch", "fp32", tmp_path, threads=1, rows=4)
+
+
+class Spinning:
+    """Leaves a thread behind that computes a little longer."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:
+        until = time.monotonic() + 0.3
+
+        def spin() -> None:
+            while time.monotonic() < until:
+                pass
+
+        self.threads.append(threading.Thread(target=spin))
+        self.threads[-1].start()
+        return [[1] * decoding.max_tokens for _ in sources]
+
+
+class Watched(io.StringIO):
+    """Notes for each answer whether a thread still computed."""
+
+    def __init__(self, spinning: Spinning) -> None:
+        super().__init__()
+        self.spinning, self.alive = spinning, list[bool]()
+
+    def flush(self) -> None:
+        self.alive.append(any(thread.is_alive() for thread in self.spinning.threads))
+
+
+def test_answers_only_when_its_threads_are_at_rest_and_does_not_count_the_wait() -> None:
+    spinning = Spinning()
+    answers = Watched(spinning)
+    asked = io.StringIO(json.dumps([[[[4, 3]], {"max_tokens": 2}]]) + "\n")
+    serve(spinning, asked, answers)
+    _, answer = answers.getvalue().splitlines()
+    timed = Timed(**json.loads(answer))
+    assert timed.tokens == 2
+    assert timed.seconds < 0.3
+    assert answers.alive == [False, False]
+
+
+def test_threads_that_never_rest_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(booth, "PATIENCE", 0.05)
+    spinning = Spinning()
+    spinning.translate([[4]], Decoding(max_tokens=1))
+    with pytest.raises(RuntimeError, match="go on computing"):
+        booth._rest()
+    for thread in spinning.threads:
+        thread.join()
