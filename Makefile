@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: serve test lint loadtest clean
+.PHONY: serve test lint loadtest bench clean
 
 serve: $(VENV)/.serve
 	@exec $(BIN)/dragoman serve
@@ -20,6 +20,9 @@ lint: $(VENV)/.dev
 loadtest: $(VENV)/.dev
 	$(BIN)/dragoman loadtest --users 16 --seconds 60
 
+bench: $(VENV)/.bench
+	$(BIN)/dragoman bench
+
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 
@@ -34,4 +37,9 @@ $(VENV)/.serve: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.serve
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.serve
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable ".[bench]"
 	@touch $@

@@ -365,6 +365,16 @@ def loadtest(context: typer.Context) -> None:
     raise typer.Exit(main(context.args))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def bench(context: typer.Context) -> None:
+    """Measure this engine against CTranslate2 and PyTorch on this machine; see dragoman bench --help."""
+    _require("torch", "bench")
+    _require("onnx", "bench")
+    from serving.bench.run import main
+
+    raise typer.Exit(main(context.args))
+
+
 def _require(module: str, extra: str) -> None:
     """Fail with the way out when an optional package is missing."""
     import importlib.util

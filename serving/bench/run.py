@@ -1,0 +1,177 @@
+"""The benchmark as a command: the same weights and sentences through several engines in turn, on one machine."""
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from model.checkpoint import CheckpointError
+from serving.bench import report
+from serving.bench.booth import BoothError
+from serving.bench.machine import Machine, describe
+from serving.bench.rounds import Cell, Entrant, Plan, Result, Skipped, measure
+from serving.bench.subjects import BASE, FIXED_TOKENS, SHIPPED, prepare
+
+console = Console(stderr=True, highlight=False)
+LEAST_SENTENCES = 32
+"""Sentences a measurement takes of a trained model, however few the rows: one alone says little."""
+SENTENCES = Path(__file__).parents[2] / "loadtest" / "sentences.txt"
+ENTRANTS = tuple(
+    Entrant(engine, precision)
+    for engine, precisions in (
+        ("dragoman", ("fp32", "int8")),
+        ("ctranslate2", ("fp32", "int8")),
+        ("pytorch", ("fp32",)),
+    )
+    for precision in precisions
+)
+BEAMS = {"greedy": 1, "beam": 4}
+FULL = {"models": f"{SHIPPED},{BASE}", "rows": "1,8,32,64", "threads": "1,2", "search": "greedy,beam", "repeats": "5"}
+QUICK = {"models": SHIPPED, "rows": "1,4", "threads": "1", "search": "greedy", "repeats": "1"}
+EPILOG = f"""\
+Tokens a second are the target tokens an engine wrote, end tokens included, by the time it took. Latency is the time
+from handing over a batch of so many rows until its last sentence is done. Engines take turns, round after round;
+figures are medians over the rounds, ratios medians of each round's ratio. A trained model translates lines of --data,
+the same ones whatever the number of rows; "{BASE}" is the paper's base shape with random weights and a vocabulary of
+32,000, {FIXED_TOKENS} tokens in and exactly {FIXED_TOKENS} out. With several threads CTranslate2 is measured twice, all
+of them on one batch and the batch cut in as many parts, and reported with the better. PyTorch is the model of model/,
+greedy, which reads the whole target again at every step. Whatever else the machine does meanwhile is measured too.
+"""
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command with ``arguments``; returns the exit status."""
+    options = _parse(arguments)
+    results: list[Result] = []
+    skipped: list[Skipped] = []
+    status = 0
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before than after
+        with console.status("measuring how fast this machine multiplies matrices"):
+            machine = describe(options.threads, ("onnxruntime", "ctranslate2", "torch"))
+        report.say(console, machine)
+        try:
+            _measure(options, machine, results, skipped)
+        except KeyboardInterrupt:
+            console.print("stopped; this is what was measured until then")
+            status = 130
+        report.show(console, results, skipped)
+        report.write(options.output, machine, results, skipped)
+    except (BoothError, CheckpointError, OSError, ValueError) as error:
+        console.print(str(error), markup=False, soft_wrap=True)
+        return 2
+    console.print(f"written: {options.output / report.JSON}, {options.output / report.PLOT}", markup=False)
+    print(json.dumps(report.document(machine, results, skipped)))
+    return status
+
+
+def _measure(options: argparse.Namespace, machine: Machine, results: list[Result], skipped: list[Skipped]) -> None:
+    """Measure everything that ``options`` ask for into ``results`` and ``skipped``."""
+    beams = [BEAMS[search] for search in options.search]
+    plan = Plan(options.engines, beams, options.rows, options.threads, options.repeats)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    # Redrawn between measurements only: a thread that draws would be measured with them.
+    with (
+        tempfile.TemporaryDirectory(prefix="dragoman-bench-") as folder,
+        Progress(*columns, console=console, transient=True, auto_refresh=False) as progress,
+    ):
+        sentences = max(0 if options.quick else LEAST_SENTENCES, *options.rows)
+        task = progress.add_task("", total=len(options.models) * plan.cells)
+
+        def tell(cell: Cell, doing: str) -> None:
+            progress.update(task, description=f"{cell}; {doing}", advance=0 if doing else 1, refresh=True)
+
+        for number, name in enumerate(options.models):
+            progress.update(task, description=f"{name}: preparing", refresh=True)
+            engines = {entrant.engine for entrant in options.engines}
+            subject = prepare(name, Path(folder) / str(number), engines, options.data, sentences)
+            for found in measure(subject, plan, machine, tell):
+                if isinstance(found, Result):
+                    results.append(found)
+                else:
+                    skipped.append(found)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "dragoman bench",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    engines = ",".join(dict.fromkeys(entrant.engine for entrant in ENTRANTS))
+    for name, read, said in (
+        ("models", _models, f"{SHIPPED}, {BASE} or a checkpoint's folder"),
+        ("rows", _list(_count), "sentences in a batch"),
+        ("threads", _list(_count), "threads an engine computes with"),
+        ("search", _list(_search), "greedy, or a beam of 4"),
+        ("repeats", _count, "rounds in which every engine is measured once"),
+    ):
+        parser.add_argument(f"--{name}", type=read, metavar="…", help=f"{said} ({FULL[name]})")
+    parser.add_argument(
+        "--engines", type=_engines, default=engines, metavar="…", help=f"such as dragoman:int8 ({engines})"
+    )
+    parser.add_argument("--data", type=Path, default=SENTENCES, help="sentences: the first column; the project's own")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder for JSON and plot (runs/bench)")
+    parser.add_argument("--quick", action="store_true", help=f"a glance: {' '.join(_flags(QUICK))} unless given")
+    chosen = parser.parse_args([*_flags(QUICK if "--quick" in arguments else FULL), *arguments])
+    _check_installed(parser, chosen.engines)
+    return chosen
+
+
+def _flags(values: dict[str, str]) -> list[str]:
+    return [part for name, value in values.items() for part in (f"--{name}", value)]
+
+
+def _list(read: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """A reader of comma-separated values, each once."""
+    return lambda text: list(dict.fromkeys(read(part) for part in text.split(",")))
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _search(text: str) -> str:
+    if text not in BEAMS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither {' nor '.join(BEAMS)}")
+    return text
+
+
+def _models(text: str) -> list[str]:
+    for name in (names := list(dict.fromkeys(text.split(",")))):
+        if name not in (SHIPPED, BASE) and not Path(name).is_dir():
+            raise argparse.ArgumentTypeError(f"{name!r} is neither {SHIPPED} nor {BASE} nor a checkpoint's folder")
+    return names
+
+
+def _engines(text: str) -> list[Entrant]:
+    chosen = set()
+    for name in text.split(","):
+        found = {entrant for entrant in ENTRANTS if name in (entrant.engine, f"{entrant.engine}:{entrant.precision}")}
+        if not found:
+            known = ", ".join(f"{entrant.engine}:{entrant.precision}" for entrant in ENTRANTS)
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {known}")
+        chosen |= found
+    return [entrant for entrant in ENTRANTS if entrant in chosen]
+
+
+def _check_installed(parser: argparse.ArgumentParser, entrants: Sequence[Entrant]) -> None:
+    if any(one.engine == "ctranslate2" for one in entrants) and importlib.util.find_spec("ctranslate2") is None:
+        parser.error("ctranslate2 is not installed: run make bench, or leave it out with --engines dragoman,pytorch")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""The command as users run it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def bench(*arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "serving.cli", "bench", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=550, check=False, env=os.environ | environment
+    )
+
+
+def test_a_quick_run_end_to_end(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install --editable '.[bench]'")
+    engines = "dragoman:int8,ctranslate2:int8,pytorch"
+    done = bench("--quick", "--rows", "1,2", "--search", "greedy,beam", "--engines", engines, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    said = json.loads(done.stdout)
+    assert said == json.loads((tmp_path / "bench.json").read_text())
+    assert (tmp_path / "bench.svg").read_text().startswith("<svg")
+    machine, results = said["machine"], said["results"]
+    assert {(one["precision"], one["threads"]) for one in machine["ceilings"]} == {("fp32", 1), ("int8", 1)}
+    assert all(one["gmacs_per_second"] > 0 for one in machine["ceilings"])
+    measured = [tuple(one[key] for key in ("engine", "precision", "search", "rows", "threads")) for one in results]
+    both = [("dragoman", "int8"), ("ctranslate2", "int8")]
+    assert measured == [
+        (*engine, search, rows, 1)
+        for search in ("greedy", "beam 4")
+        for rows in (1, 2)
+        for engine in (*both, *([("pytorch", "fp32")] if search == "greedy" else []))
+    ]
+    for one in results:
+        assert one["model"] == "shipped"
+        assert one["tokens_per_second"] > 0
+        assert one["latency_ms"] > 0
+        assert one["times_ctranslate2_int8"] > 0
+        assert one["ceiling_share"] > 0
+    assert [(one["engine"], one["search"], one["rows"]) for one in said["skipped"]] == [
+        ("pytorch", "beam 4", rows) for rows in (1, 2)
+    ]
+    assert "shipped, greedy, 1 thread" in done.stderr
+    assert "one sentence at a time" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rows", "0"], "'0' is not a whole number above 0"),
+        (["--engines", "marian"], "'marian' is none of dragoman:fp32, dragoman:int8, ctranslate2:fp32"),
+        (["--models", "huge"], "'huge' is neither shipped nor base nor a checkpoint's folder"),
+        (["--search", "widest"], "'widest' is neither greedy nor beam"),
+        (["--data", "/nonexistent", "--engines", "pytorch", "--rows", "1", "--threads", "1"], "No such file"),
+    ],
+)
+def test_what_cannot_be_run_is_said(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = bench("--output", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_ctranslate2_it_says_what_to_do(tmp_path: Path) -> None:
+    blocking = "import importlib.util as u\nf = u.find_spec\nu.find_spec = lambda n, *a: None if n == 'ctranslate2' else f(n, *a)\n"
+    (tmp_path / "sitecustomize.py").write_text(blocking)
+    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}"
+    done = bench("--output", tmp_path / "out", PYTHONPATH=path)
+    assert done.returncode == 2
+    assert (
+        "ctranslate2 is not installed: run make bench, or leave it out with --engines dragoman,pytorch" in done.stderr
+    )
