@@ -1,6 +1,6 @@
 """Key and value memory: a row a hypothesis, contiguous, only as deep as the longest row needs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,15 +43,18 @@ class KeyValueCache:
         self.arrays: dict[str, Array] = {}
         self.layout = 0
         """Changes whenever the arrays are other ones than before."""
+        self._names = {kind: [name for name in names if name.startswith(kind)] for kind in ("self", "cross", "last")}
         self._heads, self._head_width = heads, head_width
-        self._memory = {name: np.zeros(0, np.float32) for name in names}
+        # Each kind's arrays lie in one block, so that one copy serves all layers.
+        self._memory = {kind: np.zeros(0, np.float32) for kind in self._names}
+        self._blocks: dict[str, Array] = {}
         self._depths = {"self": depth(0), "cross": depth(0)}
         self._lay_out(0, 0, self._depths)
 
     @property
     def rows(self) -> int:
         """Rows there is room for now."""
-        return len(next(iter(self.arrays.values())))
+        return self._blocks["self"].shape[1]
 
     @property
     def bytes(self) -> int:
@@ -70,47 +73,49 @@ class KeyValueCache:
         depths = dict(self._depths)
         for kind, positions in (("self", written), ("cross", read)):
             needed = depth(positions)
-            # Going down costs a copy like going up: only when half of it lies idle.
-            if needed > depths[kind] or 2 * needed <= depths[kind]:
+            # Going down costs a copy like going up: only when most of it lies idle.
+            if needed > depths[kind] or 3 * needed <= depths[kind]:
                 depths[kind] = needed
         if depths != self._depths:
             self._lay_out(self.rows, used, depths)
 
     def _lay_out(self, rows: int, used: int, depths: dict[str, int]) -> None:
-        for name, memory in self._memory.items():
-            kind = name.split("_")[0]
-            shape = (
-                (rows, 1, self._heads * self._head_width)
-                if kind == "last"
-                else (rows, self._heads, depths[kind], self._head_width)
-            )
-            before = self.arrays.get(name)
+        by_head = {kind: (rows, self._heads, positions, self._head_width) for kind, positions in depths.items()}
+        shapes = by_head | {"last": (rows, 1, self._heads * self._head_width)}
+        for kind, names in self._names.items():
+            before, shape = self._blocks.get(kind), (len(names), *shapes[kind])
             if before is not None and before.shape == shape:
                 continue
-            size = int(np.prod(shape))
             kept = None
             if before is not None and used:
-                positions = min(before.shape[2], shape[2])
-                kept = before[:used, :, :positions].copy()
-            if size > memory.size:
-                memory = self._memory[name] = np.zeros(size, np.float32)
-            self.arrays[name] = memory[:size].reshape(shape)
+                kept = before[:, :used, :, : shape[3]].copy()
+            size = int(np.prod(shape))
+            if size > self._memory[kind].size:
+                self._memory[kind] = np.zeros(size, np.float32)
+            block = self._blocks[kind] = self._memory[kind][:size].reshape(shape)
             if kept is not None:
-                self.arrays[name][:used, :, : kept.shape[2]] = kept
+                block[:, :used, :, : kept.shape[3]] = kept
+            self.arrays.update(zip(names, block, strict=True))
         self._depths = depths
         self.layout += 1
 
-    def store(self, row: int, name: str, values: Array) -> None:
-        """Put one source's ``values`` ``[heads, length, d]`` of the array ``name`` (``cross_…``) into ``row``."""
-        self.arrays[name][row, :, : values.shape[1]] = values
-        self.arrays[name.replace("cross", "last")][row, 0] = values[:, -1].reshape(-1)
+    def store(self, row: int, caches: Mapping[str, Array], index: int, length: int) -> None:
+        """Put one source into ``row``: the first ``length`` positions at ``index`` of ``caches`` (``cross_key_0`` …).
 
-    def copy(self, origins: Sequence[int], rows: Sequence[int], written: int, read: int) -> None:
-        """Copy the first ``written`` target and ``read`` source positions of ``origins`` over ``rows``, all at once.
+        Their arrays are ``[batch, heads, source, d]``.
+        """
+        for name, values in caches.items():
+            self.arrays[name][row, :, :length] = values[index, :, :length]
+            self.arrays[name.replace("cross", "last")][row, 0] = values[index, :, length - 1].reshape(-1)
+
+    def copy(self, origin: int, row: int, written: int, read: int) -> None:
+        """Copy the first ``written`` target and ``read`` source positions of row ``origin`` over ``row``.
 
         ``read`` 0 leaves the source's part alone.
         """
-        for name, array in self.arrays.items():
-            positions = written if name.startswith("self") else read
+        for kind, positions in (("self", written), ("cross", read)):
             if positions:
-                array[rows, :, :positions] = array[origins, :, :positions]
+                block = self._blocks[kind]
+                block[:, row, :, :positions] = block[:, origin, :, :positions]
+        if read:
+            self._blocks["last"][:, row] = self._blocks["last"][:, origin]

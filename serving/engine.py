@@ -148,8 +148,7 @@ class Engine:
             job.encoded = finished
             if job.rows:
                 row = self._rows.place(job)
-                for name, values in result.caches.items():
-                    self._cache.store(row, name, values[index, :, : job.source_tokens])
+                self._cache.store(row, result.caches, index, job.source_tokens)
                 self._state.token[row], self._state.position[row] = START, 0
                 self._state.lengths[row] = job.source_tokens
             else:
@@ -164,7 +163,8 @@ class Engine:
         running, rows, state = self._scheduler.running, len(self._rows), self._state
         longest = max(job.source_tokens for job in running)
         self._cache.deepen(rows, self._written(), longest)
-        wanted = 1
+        # ONNX Runtime's TopK takes twice as long to find one token as to find two.
+        wanted = 2
         for job in running:
             assert job.search
             wanted = max(wanted, job.search.wanted)
@@ -211,13 +211,11 @@ class Engine:
         if not copies:
             return
         self._cache.grow(max(copy.row for copy in copies) + 1)
-        # Rows of one beam share the source's part: within it, only the target's needs copying.
-        for fresh in (False, True):
-            if chosen := [copy for copy in copies if copy.fresh == fresh]:
-                origins, rows = [copy.origin for copy in chosen], [copy.row for copy in chosen]
-                written, read = (int(array[origins].max()) for array in (self._state.position, self._state.lengths))
-                self._cache.copy(origins, rows, written, read if fresh else 0)
-                self._state.copy(origins, rows)
+        state = self._state
+        for origin, row, fresh in copies:
+            # Rows of one beam share the source's part: within it, only the target's needs copying.
+            self._cache.copy(origin, row, int(state.position[origin]), int(state.lengths[origin]) if fresh else 0)
+        state.copy([copy.origin for copy in copies], [copy.row for copy in copies])
 
 
 def _chunks(jobs: list[Job]) -> Iterator[list[Job]]:
