@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command with ``arguments``; returns the exit status."""
+    """Run the command with ``arguments``; returns the exit status. What ends it early leaves what was measured."""
     options = _parse(arguments)
     results: list[Result] = []
     skipped: list[Skipped] = []
@@ -59,18 +59,18 @@ def main(arguments: Sequence[str]) -> int:
         with console.status("measuring how fast this machine multiplies matrices"):
             machine = describe(options.threads, ("onnxruntime", "ctranslate2", "torch"))
         report.say(console, machine)
-        try:
-            _measure(options, machine, results, skipped)
-        except KeyboardInterrupt:
-            console.print("stopped; this is what was measured until then")
-            status = 130
-        report.show(console, results, skipped)
-        report.write(options.output, machine, results, skipped)
+        _measure(options, machine, results, skipped)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        status = 130
     except (BoothError, CheckpointError, OSError, ValueError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
-        return 2
-    console.print(f"written: {options.output / report.JSON}, {options.output / report.PLOT}", markup=False)
-    print(json.dumps(report.document(machine, results, skipped)))
+        status = 2
+    if results:
+        report.show(console, results, skipped)
+        report.write(options.output, machine, results, skipped)
+        console.print(f"written: {options.output / report.JSON}, {options.output / report.PLOT}", markup=False)
+        print(json.dumps(report.document(machine, results, skipped)))
     return status
 
 
