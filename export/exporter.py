@@ -29,6 +29,7 @@ from export.quantize import calibrate, quantized
 from export.verify import SENTENCES, check
 from model import checkpoint
 from model.checkpoint import Checkpoint
+from model.transformer import Transformer
 from model.translate import search
 
 Precision = Literal["fp32", "int8"]
@@ -54,13 +55,9 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
         folder = Path(temporary) / bundle.name
         folder.mkdir()
         (folder / TOKENIZER).write_bytes(loaded.tokenizer.serialized)
-        lowering = Lowering(reference, attention)
-        graphs = lowering.graphs()
-        lowering.weights.write(folder / WEIGHTS)
-        for name, graph in graphs.items():
-            path = folder / f"{name}.onnx"
-            path.write_bytes(graph.SerializeToString(deterministic=True))
-            onnx.checker.check_model(path)
+        signatures = write_graphs(reference, folder, attention)
+        for name in signatures:
+            onnx.checker.check_model(folder / f"{name}.onnx")
         language = loaded.config.pairs[0][1]
         report = check(folder, reference, loaded.model, loaded.tokenizer, language, precision)
         if not report.passed:
@@ -79,13 +76,23 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
             limits=Limits(source_tokens=positions, target_tokens=positions),
             quantisation=Quantisation() if precision == "int8" else None,
             files={name: digest(folder / name) for name in FILES},
-            graphs={name: _signature(graph) for name, graph in graphs.items()},
+            graphs=signatures,
             provenance=Provenance(checkpoint_sha256=_checkpoint_hash(source), versions=_versions()),
             parity=report,
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _put_in_place(folder, bundle)
     return manifest
+
+
+def write_graphs(model: Transformer, folder: Path, attention: Bodies) -> dict[str, GraphSpec]:
+    """Write the graphs of ``model``, quantised or not, and their weights into ``folder``; returns their signatures."""
+    lowering = Lowering(model, attention)
+    graphs = lowering.graphs()
+    lowering.weights.write(folder / WEIGHTS)
+    for name, graph in graphs.items():
+        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+    return {name: _signature(graph) for name, graph in graphs.items()}
 
 
 def calibration(loaded: Checkpoint) -> list[tuple[list[int], list[int]]]:

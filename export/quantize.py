@@ -8,6 +8,7 @@ definition of what an int8 bundle computes; the exporter writes it down, the par
 """
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -20,13 +21,15 @@ from model.transformer import Transformer
 WEIGHT_LIMIT = 63
 ACTIVATION_LIMIT = 255
 _EXACT_IN_FP32 = 2**24 // (WEIGHT_LIMIT * ACTIVATION_LIMIT)
+# The last bits of what calibration sees differ between processors and numbers of threads; a step must not.
+_STEP_BITS = 10
 
 
 class Rounding(NamedTuple):
     """How an activation becomes uint8: round(x / ``step``) + ``zero``, clamped to 0 … 255."""
 
     step: float
-    """An fp32 number."""
+    """A number of `_STEP_BITS` bits."""
     zero: int
     """128, or 0 where nothing is negative (after ReLU), which makes the steps half as wide."""
 
@@ -35,7 +38,8 @@ class Rounding(NamedTuple):
         """The rounding that just holds ``lowest`` to ``highest``."""
         limit = max(abs(lowest), abs(highest), 1e-30)
         zero, steps = (0, ACTIVATION_LIMIT) if lowest >= 0 else (128, 127)
-        return cls(float(torch.tensor(limit / steps)), zero)
+        mantissa, exponent = math.frexp(limit / steps)
+        return cls(math.ldexp(math.ceil(math.ldexp(mantissa, _STEP_BITS)), exponent - _STEP_BITS), zero)
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

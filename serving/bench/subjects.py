@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.bundle import MANIFEST, WEIGHTS, Limits, Manifest, Provenance
-from export.exporter import Precision, _signature, calibration
-from export.graphs import Lowering
+from export.bundle import MANIFEST, Limits, Manifest, Provenance
+from export.exporter import Precision, calibration, write_graphs
 from export.quantize import calibrate, quantized
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -118,11 +117,6 @@ def _chunks(items: list[list[int]], size: int) -> Iterable[list[list[int]]]:
 def write_bundle(model: Transformer, folder: Path, precision: Precision) -> None:
     """The graphs of ``model``, which has been quantised or not, and a manifest: a bundle less tokenizer and gate."""
     folder.mkdir()
-    lowering = Lowering(model, "fused")
-    graphs = lowering.graphs()
-    lowering.weights.write(folder / WEIGHTS)
-    for name, graph in graphs.items():
-        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     positions = model.config.max_positions
     manifest = Manifest(
         name="bench",
@@ -134,7 +128,7 @@ def write_bundle(model: Transformer, folder: Path, precision: Precision) -> None
         limits=Limits(source_tokens=positions, target_tokens=positions),
         quantisation=None,
         files={},
-        graphs={name: _signature(graph) for name, graph in graphs.items()},
+        graphs=write_graphs(model, folder, "fused"),
         provenance=Provenance(checkpoint_sha256="", versions={}),
         parity=None,
     )
