@@ -16,6 +16,9 @@ from serving.cache import KeyValueCache
 Array = NDArray[Any]
 ALIGNMENT = 8
 """Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
+SPIN_MICROSECONDS = 50
+"""How long a session's threads wait awake for more. From one node to the next this saves waking them, a fifth of a
+step with two threads; much longer, and those of one graph would keep the cores from the next one, or from HTTP."""
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""
 
@@ -78,8 +81,7 @@ class Runtime:
         provider = check_device(folder, manifest, device)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # The graphs take turns on the same cores: threads that spin after their graph is done would slow the next one.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
         options.log_severity_level = 3
         self._sessions = {
             name: onnxruntime.InferenceSession(
