@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from model.config import ModelConfig
 from model.tokenizer import END, PADDING, START, UNKNOWN
 
-FORMAT = 2
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.model", "weights.bin"
 GRAPHS = ("encoder", "decoder", "attention")
 FILES = (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), WEIGHTS)

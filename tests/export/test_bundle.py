@@ -63,7 +63,8 @@ def test_a_damaged_file_is_refused(folder: Path, name: str, damage: Callable[[Pa
     [
         (lambda manifest: manifest.update(surprise=1), ["surprise"]),
         (lambda manifest: manifest["special"].update(mask=4), ["special.mask"]),
-        (lambda manifest: manifest.update(format=2), ["format"]),
+        (lambda manifest: manifest.update(format=1), ["format"]),
+        (lambda manifest: manifest.update(format=3), ["format"]),
         (lambda manifest: manifest.pop("parity"), ["parity"]),
         (lambda manifest: manifest.update(parity=None), ["no parity report"]),
         (lambda manifest: manifest["parity"].update(passed=False), ["parity gate failed"]),
@@ -71,7 +72,18 @@ def test_a_damaged_file_is_refused(folder: Path, name: str, damage: Callable[[Pa
         (lambda manifest: manifest["files"].pop("weights.bin"), ["weights.bin is not in"]),
         (lambda manifest: manifest.update(files={}), [f"{name} is not in" for name in FILES]),
     ],
-    ids=["key", "nested key", "format", "parity gone", "parity null", "parity failed", "graph", "file", "no files"],
+    ids=[
+        "key",
+        "nested key",
+        "older",
+        "newer",
+        "parity gone",
+        "parity null",
+        "parity failed",
+        "graph",
+        "file",
+        "no files",
+    ],
 )
 def test_a_wrong_manifest_is_refused(
     folder: Path, change: Callable[[dict[str, Any]], object], faults: list[str]

@@ -48,7 +48,7 @@ def test_every_precision_with_every_body_is_a_good_bundle(each_bundle: Path) -> 
 
 def test_the_manifest_says_what_the_bundle_is(each_bundle: Path, small_checkpoint: Path) -> None:
     manifest, loaded = read_manifest(each_bundle), checkpoint.load(small_checkpoint)
-    assert manifest.format == 1
+    assert manifest.format == 2
     assert (manifest.name, manifest.pairs, manifest.model) == ("small", (("en", "de"),), loaded.config.model)
     assert manifest.languages == {language: loaded.tokenizer.language_id(language) for language in ("de", "en")}
     assert manifest.special.model_dump() == {"padding": 0, "unknown": 1, "start": 2, "end": 3}
@@ -72,11 +72,32 @@ def test_the_manifest_describes_inputs_and_outputs_of_every_graph(each_bundle: P
             (manifest.graphs[name].outputs, graph.output),
         ):
             assert [spec.name for spec in specs] == [value.name for value in values]
-    decoder = {spec.name: (spec.dtype, spec.shape) for spec in manifest.graphs["decoder"].inputs}
-    assert decoder["token"] == ("int64", ("rows",))
-    assert decoder["position"] == ("int32", ("rows",))
-    assert decoder["self_key_1"] == ("float32", ("rows", 2, "capacity", 8))
-    assert decoder["cross_value_0"] == ("float32", ("rows", 2, "source", 8))
+    caches = {
+        f"{kind}_{part}_{layer}": ("float32", shape)
+        for kind, shape in (
+            ("self", ("rows", 2, "capacity", 8)),
+            ("cross", ("rows", 2, "source", 8)),
+            ("last", ("rows", 1, 16)),
+        )
+        for part in ("key", "value")
+        for layer in (0, 1)
+    }
+    inputs, outputs = (
+        {spec.name: (spec.dtype, spec.shape) for spec in specs}
+        for specs in (manifest.graphs["decoder"].inputs, manifest.graphs["decoder"].outputs)
+    )
+    assert inputs == caches | {
+        "token": ("int64", ("rows",)),
+        "given": ("int64", ("rows",)),
+        "position": ("int32", ("rows",)),
+        "lengths": ("int32", ("rows",)),
+        "k": ("int64", (1,)),
+    }
+    assert outputs == {f"{name}_out": spec for name, spec in caches.items() if not name.startswith("last")} | {
+        "tokens": ("int64", ("rows", "k")),
+        "log_probabilities": ("float32", ("rows", "k")),
+        "given_log_probability": ("float32", ("rows",)),
+    }
 
 
 def test_the_checkpoint_hash_follows_the_weights(

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from export import functions
 from export.functions import DOMAIN, OPSET, VENDOR, Bodies
-from export.quantize import QuantizedLinear
+from export.quantize import WEIGHT_LIMIT, QuantizedLinear, Rounding
 from tests.export.formula import attention, by_head
 
 Array = NDArray[Any]
@@ -27,7 +27,9 @@ CACHES = {"keys": "key_cache", "values": "value_cache"}
 RANKS = {
     "lengths": 1,
     "position": 1,
-    "scale": 1,
+    "step": 0,
+    "zero": 0,
+    "unit": 1,
     "bias": 1,
     "weight": 2,
     "key_cache": 4,
@@ -36,6 +38,7 @@ RANKS = {
 }
 RANKS |= dict.fromkeys(("keys", "values", "weights", "scores"), 4)
 TYPES = {"lengths": TensorProto.INT32, "position": TensorProto.INT32, "visible": TensorProto.BOOL}
+INT8_TYPES = {"input": TensorProto.UINT8, "zero": TensorProto.UINT8, "weight": TensorProto.INT8}
 
 every_attention = pytest.mark.parametrize("name", ATTENTION)
 every_body = pytest.mark.parametrize("bodies", BODIES)
@@ -48,7 +51,7 @@ def one_node(
     """A model that is one node of ``name`` and the function it stands for."""
     found = (functions.inspecting if inspected else functions.stepping)(bodies, quantised)
     function = next(function for function in found if function.name == name)
-    types = TYPES | ({"weight": TensorProto.INT8} if quantised else {})
+    types = TYPES | (INT8_TYPES if quantised else {})
 
     def value(parameter: str) -> onnx.ValueInfoProto:
         shape = [f"{parameter}_{axis}" for axis in range(RANKS.get(parameter, 2 if name == "Linear" else 3))]
@@ -114,7 +117,11 @@ def example(name: str, seed: int, rows: int = 5, heads: int = 2, head_width: int
         return {"query": normal(*whole), "key": normal(*whole), "value": normal(*whole), "lengths": lengths}
     caches = {"key_cache": normal(*cache), "value_cache": normal(*cache)}
     if name == "CrossAttention":
-        return {"query": normal(*step), **caches, "lengths": lengths}
+        last = {
+            part: caches[f"{part.removeprefix('last_')}_cache"][range(rows), :, lengths - 1].reshape(step)
+            for part in ("last_key", "last_value")
+        }
+        return {"query": normal(*step), **last, **caches, "lengths": lengths}
     return {"query": normal(*step), "key": normal(*step), "value": normal(*step), **caches, "position": lengths - 1}
 
 
@@ -275,31 +282,111 @@ def test_linear_is_a_product_and_a_bias(bodies: Bodies) -> None:
     np.testing.assert_allclose(run(session("Linear", bodies), feeds)["output"], expected, atol=1e-5)
 
 
-def quantised_linear(features: int, rows: int, seed: int) -> tuple[QuantizedLinear, Feeds]:
-    """An int8 layer and an input whose rows differ a million-fold in size; the second row is zeros."""
+def quantised_linear(
+    features: int, rows: int, seed: int, negative: bool = True
+) -> tuple[QuantizedLinear, Array, Feeds]:
+    """An int8 layer, an input of which some lies outside the calibrated range, and what the function reads of both."""
     random = torch.Generator().manual_seed(seed)
-    linear = torch.nn.Linear(features, 48)
+    linear = torch.nn.Linear(features, 43)
     linear.weight.data.normal_(generator=random)
     linear.bias.data.normal_(generator=random)
-    states = torch.randn(rows, features, generator=random) * 10.0 ** torch.randint(-3, 4, (rows, 1), generator=random)
+    states = torch.randn(rows, features, generator=random)
+    if not negative:
+        states = states.relu()
     states[1:2] = 0
-    module = QuantizedLinear(linear)
-    return module, {
-        "input": states.numpy(),
-        "weight": module.weight.T.numpy(),
-        "scale": module.scale.numpy(),
-        "bias": module.bias.numpy(),
+    module = QuantizedLinear(linear, Rounding.of(-2.5 if negative else 0.0, 2.5))
+    step, zero = module.rounding
+    return (
+        module,
+        states.numpy(),
+        {
+            "input": (torch.round(states / step) + zero).clamp(0, 255).to(torch.uint8).numpy(),
+            "step": np.array(step, np.float32),
+            "zero": np.array(zero, np.uint8),
+            "weight": module.weight.T.numpy(),
+            "unit": module.unit.numpy(),
+            "bias": module.bias.detach().numpy(),
+        },
+    )
+
+
+def packed(bodies: Bodies, feeds: Feeds) -> onnxruntime.InferenceSession:
+    """int8 ``Linear`` with all but its input as constants, as in a bundle: the runtime lays them out anew."""
+    model = onnx.ModelProto()
+    model.CopyFrom(one_node("Linear", bodies, quantised=True))
+    del model.graph.input[1:]
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.ascontiguousarray(array), part)
+        for part, array in feeds.items()
+        if part != "input"
+    )
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("negative", [True, False], ids=["around 128", "from 0"])
+@pytest.mark.parametrize("features", [24, 64, 1024, 2048])
+def test_int8_linear_is_the_quantised_layer_bit_for_bit(features: int, negative: bool) -> None:
+    """Product, then bias, each rounded for itself: neither body uses a fused multiply-add, and nor does PyTorch."""
+    for seed, rows in enumerate((1, 2, 3, 7, 33)):
+        module, states, feeds = quantised_linear(features, rows, seed, negative)
+        expected = module(torch.from_numpy(states)).numpy()
+        for bodies in BODIES:
+            assert np.array_equal(run(session("Linear", bodies, quantised=True), feeds)["output"], expected)
+            assert np.array_equal(packed(bodies, feeds).run(None, {"input": feeds["input"]})[0], expected)
+
+
+@every_body
+def test_int8_linear_computes_what_its_formula_says(bodies: Bodies) -> None:
+    _, states, feeds = quantised_linear(256, 5, 0)
+    exact = {part: array.astype(np.float64) for part, array in feeds.items()}
+    expected = (exact["input"] - exact["zero"]) * exact["step"] @ (exact["weight"] * exact["unit"]) + exact["bias"]
+    np.testing.assert_allclose(
+        run(session("Linear", bodies, quantised=True), feeds)["output"], expected, rtol=1e-5, atol=1e-4
+    )
+    inside = np.abs(states) < 2.5
+    step = float(feeds["step"])
+    assert (np.abs((exact["input"] - exact["zero"]) * step - states)[inside] <= 0.5001 * step).all()
+
+
+@every_body
+@pytest.mark.parametrize("zero", [0, 128])
+@pytest.mark.parametrize("end", [0, 255])
+def test_the_largest_integer_product_there_can_be_is_exact(bodies: Bodies, zero: int, end: int) -> None:
+    """Also on a processor that adds two products in 16 bits."""
+    features = 2048
+    feeds = {
+        "input": np.full((3, features), end, np.uint8),
+        "step": np.array(1, np.float32),
+        "zero": np.array(zero, np.uint8),
+        "weight": np.full((features, 32), WEIGHT_LIMIT, np.int8),
+        "unit": np.ones(32, np.float32),
+        "bias": np.zeros(32, np.float32),
     }
+    feeds["weight"][:, ::2] *= -1
+    found = run(session("Linear", bodies, quantised=True), feeds)["output"]
+    size = (end - zero) * WEIGHT_LIMIT * features
+    assert (found[:, 1::2] == size).all()
+    assert (found[:, ::2] == -size).all()
 
 
-@pytest.mark.parametrize("features", [64, 2048])
-@pytest.mark.parametrize("rows", [1, 2, 7, 33])
-def test_int8_linear_is_the_quantised_layer_bit_for_bit(features: int, rows: int) -> None:
-    for seed in range(4):
-        module, feeds = quantised_linear(features, rows, seed)
-        standard, fused = (run(session("Linear", bodies, quantised=True), feeds)["output"] for bodies in BODIES)
-        assert np.array_equal(standard, fused)
-        assert np.array_equal(fused, module(torch.from_numpy(feeds["input"])).numpy())
+@pytest.mark.parametrize("rounding", [Rounding.of(-2.5, 1), Rounding.of(0, 2.5)], ids=["around 128", "from 0"])
+def test_onnx_rounds_as_the_quantised_layer_does(rounding: Rounding) -> None:
+    """Halves to even, clamped at both ends: one more or less on the way here, and all that follows differs."""
+    step, zero = rounding
+    node = helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["y"])
+    parts = {"x": TensorProto.FLOAT, "step": TensorProto.FLOAT, "zero": TensorProto.UINT8, "y": TensorProto.UINT8}
+    values = {
+        part: helper.make_tensor_value_info(part, kind, ["n"] if part in "xy" else []) for part, kind in parts.items()
+    }
+    graph = helper.make_graph([node], "rounding", [values["x"], values["step"], values["zero"]], [values["y"]])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=11)
+    onnx_rounds = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0).uniform(-3, 3, 1_000_000)
+    halves = (np.arange(-300, 300) + 0.5) * step
+    states = np.concatenate([random, halves, np.nextafter(halves, 0), [0, -0.0, 1e30, -1e30]]).astype(np.float32)
+    feeds = {"x": states, "step": np.array(step, np.float32), "zero": np.array(zero, np.uint8)}
+    expected = (torch.round(torch.from_numpy(states) / step) + zero).clamp(0, 255)
+    assert np.array_equal(onnx_rounds.run(None, feeds)[0], expected.numpy())
 
 
 @every_body
@@ -307,7 +394,7 @@ def test_int8_linear_is_the_quantised_layer_bit_for_bit(features: int, rows: int
 def test_int8_linear_gives_a_row_the_same_bits_whatever_its_company(bodies: Bodies, features: int) -> None:
     function = session("Linear", bodies, quantised=True)
     for seed in range(3):
-        _, feeds = quantised_linear(features, 33, seed)
+        _, _, feeds = quantised_linear(features, 33, seed)
         together = run(function, feeds)["output"]
         for rows in (slice(0, 1), slice(1, 2), slice(5, 9), slice(32, 15, -1)):
             assert np.array_equal(run(function, feeds | {"input": feeds["input"][rows]})["output"], together[rows])

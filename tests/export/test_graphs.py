@@ -10,12 +10,13 @@ import pytest
 import torch
 from google.protobuf.message import Message
 
-from export.bundle import GRAPHS, WEIGHTS
-from export.exporter import export
+from export.bundle import GRAPHS, WEIGHTS, read_manifest
+from export.exporter import Precision, calibration, export
 from export.functions import DOMAIN
 from export.graphs import ALIGNMENT, Lowering, Weights
-from export.quantize import quantized
+from export.quantize import Rounding, calibrate, quantized
 from export.subgraph import ATTENTION
+from export.verify import Stepper
 from model import checkpoint
 from model.transformer import Transformer
 
@@ -42,6 +43,9 @@ def described(message: Message) -> bool:
         if any(isinstance(item, Message) and described(item) for item in (value if field.is_repeated else [value])):
             return True
     return False
+
+
+PAIRS = [([4, 9, 8, 3], [7, 9, 3])]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -114,7 +118,8 @@ def test_each_weight_is_stored_once(
 def test_an_int8_bundle_stores_the_tied_table_once_as_int8(
     bundle_of: Callable[[str, str], Path], small_checkpoint: Path
 ) -> None:
-    model = quantized(checkpoint.load(small_checkpoint).model)
+    loaded = checkpoint.load(small_checkpoint).model
+    model = quantized(loaded, calibrate(loaded, PAIRS))
     bundle = bundle_of("int8", "fused")
     contents = (bundle / WEIGHTS).read_bytes()
     table = model.source_embedding.weight
@@ -127,6 +132,102 @@ def test_an_int8_bundle_stores_the_tied_table_once_as_int8(
         if tensor.name.endswith(".query.weight")
     }
     assert {tensor.data_type for tensor in linear.values()} == {onnx.TensorProto.INT8}
+
+
+def roundings(model: onnx.ModelProto) -> dict[str, tuple[str, str, str, list[str]]]:
+    """Rounded states to the names of their step and zero, of their result, and of the layers that read that."""
+    nodes = model.graph.node
+    return {
+        node.input[0]: (
+            node.input[1],
+            node.input[2],
+            node.output[0],
+            [reader.name for reader in nodes if node.output[0] in reader.input],
+        )
+        for node in nodes
+        if node.op_type == "QuantizeLinear"
+    }
+
+
+@pytest.mark.parametrize("attention", ["standard", "fused"])
+def test_states_are_rounded_once_for_all_layers_that_read_them(
+    bundle_of: Callable[[str, str], Path], attention: str
+) -> None:
+    def attends(name: str) -> list[str]:
+        return [f"{name}.{part}" for part in ("query", "key", "value")]
+
+    def feeds_forward(name: str) -> dict[str, list[str]]:
+        return {f"{name}.norm": [f"{name}.inner"], f"{name}.activation": [f"{name}.outer"]}
+
+    encoder = {"encoder.0.self.norm": attends("encoder.0.self"), "encoder.0.self": ["encoder.0.self.output"]}
+    encoder |= feeds_forward("encoder.0.feed_forward")
+    memory = [f"decoder.{layer}.cross.{part}" for layer in (0, 1) for part in ("key", "value")]
+    decoder, own = {}, {}
+    for layer in (0, 1):
+        name = f"decoder.{layer}"
+        own |= {f"{name}.self.norm": attends(f"{name}.self"), f"{name}.self": [f"{name}.self.output"]}
+        own |= {f"{name}.cross.norm": [f"{name}.cross.query"], f"{name}.cross": [f"{name}.cross.output"]}
+        own |= feeds_forward(f"{name}.feed_forward")
+    decoder = own | {"step.states": ["projection"]}
+    expected = {
+        "encoder": encoder | {"encoder_norm": memory},
+        "decoder": decoder,
+        "attention": encoder | own | {"encoder_norm": memory},
+    }
+    for graph, model in graphs(bundle_of("int8", attention)).items():
+        found = roundings(model)
+        linears = [node for node in model.graph.node if node.op_type == "Linear"]
+        assert {states: readers for states, (*_, readers) in found.items()} == expected[graph]
+        assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == len(found)
+        assert sum(len(readers) for *_, readers in found.values()) == len(linears)
+        for step, zero, rounded, readers in found.values():
+            for node in linears:
+                if node.name in readers:
+                    assert list(node.input[:3]) == [rounded, step, zero]
+
+
+def test_steps_are_those_calibrated_and_only_what_follows_relu_starts_at_0(
+    bundle_of: Callable[[str, str], Path], small_checkpoint: Path
+) -> None:
+    loaded = checkpoint.load(small_checkpoint)
+    expected = calibrate(loaded.model, calibration(loaded))
+    layers = {
+        "decoder.1.self.norm": "decoder.1.self_attention.key",
+        "decoder.0.cross": "decoder.0.cross_attention.output",
+        "decoder.1.feed_forward.activation": "decoder.1.feed_forward.outer",
+        "encoder_norm": "decoder.1.cross_attention.value",
+        "step.states": "projection",
+    }
+    for model in graphs(bundle_of("int8", "fused")).values():
+        constants = {
+            tensor.name: onnx.numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+            if not tensor.external_data
+        }
+        for states, (step, zero, *_) in roundings(model).items():
+            assert constants[zero].dtype == np.uint8
+            assert constants[zero] == (0 if states.endswith(".activation") else 128)
+            if states in layers:
+                assert (float(constants[step]), int(constants[zero])) == expected[layers[states]]
+
+
+def test_the_given_token_gets_its_log_probability_however_unlikely(each_bundle: Path) -> None:
+    stepper = Stepper(each_bundle)
+    vocabulary = read_manifest(each_bundle).model.vocabulary
+    source = np.full((3, 8), 9)
+    stepper.encode(source, np.array([3, 8, 5]))
+    feeds = {
+        "token": np.array([2, 2, 2]),
+        "position": np.zeros(3, np.int32),
+        "lengths": np.array([3, 8, 5], np.int32),
+        **stepper.caches,
+    }
+    names = ["tokens", "log_probabilities", "given_log_probability"]
+    for given in (np.array([0, vocabulary - 1, 77]), np.array([5, 5, 5])):
+        tokens, likely, found = stepper.decoder.run(names, feeds | {"k": np.array([vocabulary]), "given": given})
+        assert found.tolist() == [row[ids == token][0] for row, ids, token in zip(likely, tokens, given, strict=True)]
+        [few] = stepper.decoder.run(names[2:], feeds | {"k": np.array([2]), "given": given})
+        assert few.tolist() == found.tolist()
 
 
 def test_weights_with_equal_contents_share_a_place_unless_their_types_differ() -> None:
@@ -153,9 +254,10 @@ def test_a_model_with_a_layer_it_does_not_know_is_refused(
     small_checkpoint: Path, place: str, extra: torch.nn.Module, quantise: bool
 ) -> None:
     model = checkpoint.load(small_checkpoint).model
+    roundings = calibrate(model, PAIRS) | {f"{place}.extra": Rounding(1.0, 128)}
     model.get_submodule(place).add_module("extra", extra)
     with pytest.raises(ValueError, match=re.escape(f"{place}.extra")):
-        Lowering(quantized(model) if quantise else model, "fused").graphs()
+        Lowering(quantized(model, roundings) if quantise else model, "fused").graphs()
 
 
 def test_a_model_with_a_parameter_of_its_own_is_refused(small_checkpoint: Path) -> None:
@@ -165,20 +267,23 @@ def test_a_model_with_a_parameter_of_its_own_is_refused(small_checkpoint: Path) 
         Lowering(model, "fused").graphs()
 
 
+KINDS = [
+    {"norm": "post", "activation": "relu", "tied_embeddings": True, "positions": "sinusoidal"},
+    {"norm": "pre", "activation": "gelu", "tied_embeddings": False, "positions": "learned"},
+    {"norm": "post", "activation": "gelu", "tied_embeddings": False, "positions": "sinusoidal"},
+    {"norm": "pre", "activation": "relu", "tied_embeddings": True, "positions": "learned"},
+]
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"norm": "post", "activation": "relu", "tied_embeddings": True, "positions": "sinusoidal"},
-        {"norm": "pre", "activation": "gelu", "tied_embeddings": False, "positions": "learned"},
-        {"norm": "post", "activation": "gelu", "tied_embeddings": False, "positions": "sinusoidal"},
-        {"norm": "pre", "activation": "relu", "tied_embeddings": True, "positions": "learned"},
-    ],
-    ids=lambda changes: "-".join(map(str, changes.values())),
+    ("precision", "changes"),
+    [*itertools.product(["fp32"], KINDS), *itertools.product(["int8"], KINDS[:2])],
+    ids=lambda part: part if isinstance(part, str) else "-".join(map(str, part.values())),
 )
 def test_every_kind_of_model_exports_and_passes_the_gate(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]
+    make_checkpoint: Callable[..., Path], tmp_path: Path, precision: Precision, changes: dict[str, Any]
 ) -> None:
-    manifest = export(make_checkpoint(**changes), tmp_path / "bundle", "fp32")
+    manifest = export(make_checkpoint(**changes), tmp_path / "bundle", precision)
     assert manifest.parity is not None
     assert manifest.parity.passed
     assert manifest.model.model_dump().items() >= changes.items()

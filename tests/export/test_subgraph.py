@@ -66,7 +66,14 @@ def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
         {"output": step, "keys": self_cache, "values": self_cache},
     )
     assert shapes["decoder", "decoder.1.cross"] == (
-        {"query": step, "key_cache": cross_cache, "value_cache": cross_cache, "lengths": "[rows]"},
+        {
+            "query": step,
+            "last_key": step,
+            "last_value": step,
+            "key_cache": cross_cache,
+            "value_cache": cross_cache,
+            "lengths": "[rows]",
+        },
         {"output": step, "keys": cross_cache, "values": cross_cache},
     )
     seen = "[rows, 2, target, source]"
@@ -102,8 +109,12 @@ def test_decoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) 
 def test_cross_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
     lengths = np.array([8, 3, 1], np.int32)
     query, keys, values = normal(0, 3, 1, 16), normal(1, 3, 2, 8, 8), normal(2, 3, 2, 8, 8)
-    feeds = {"query": query, "key_cache": keys, "value_cache": values, "lengths": lengths}
-    found = run(cut_out(each_bundle, "decoder.1.cross"), feeds)
+    last_key, last_value = (array[range(3), :, lengths - 1].reshape(3, 1, 16) for array in (keys, values))
+    feeds = {"query": query, "last_key": last_key, "last_value": last_value, "key_cache": keys, "value_cache": values}
+    found = run(cut_out(each_bundle, "decoder.1.cross"), feeds | {"lengths": lengths})
+    for row, length in enumerate(lengths):
+        assert np.array_equal(found["keys"][row, :, :length], keys[row, :, :length])
+        assert np.array_equal(found["values"][row, :, :length], values[row, :, :length])
     expected = attention(by_head(query, 2), keys, values, np.arange(8) < lengths[:, None, None, None])[0]
     np.testing.assert_allclose(found["output"], expected, atol=5e-6)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from export.bundle import ParityReport
-from export.quantize import quantized
+from export.exporter import calibration
+from export.quantize import calibrate, quantized
 from export.verify import BATCH_SIZES, check
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -79,10 +80,22 @@ def test_an_inspection_graph_that_shows_other_weights_does_not_pass(
 def test_an_int8_bundle_follows_the_model_that_rounds_as_it_does(
     bundle_of: Callable[[str, str], Path], loaded: Checkpoint
 ) -> None:
-    report = check(bundle_of("int8", "fused"), quantized(loaded.model), loaded.model, loaded.tokenizer, "de", "int8")
+    reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded)))
+    report = check(bundle_of("int8", "fused"), reference, loaded.model, loaded.tokenizer, "de", "int8")
     assert report.passed
     assert report.equal_share >= report.equal_share_bound
     assert report.fp32_agreement >= report.fp32_agreement_floor
+
+
+def test_an_int8_bundle_does_not_pass_for_a_model_with_other_roundings(
+    bundle_of: Callable[[str, str], Path], loaded: Checkpoint
+) -> None:
+    roundings = {
+        name: rounding._replace(step=rounding.step * 8)
+        for name, rounding in calibrate(loaded.model, calibration(loaded)).items()
+    }
+    reference = quantized(loaded.model, roundings)
+    assert not check(bundle_of("int8", "fused"), reference, loaded.model, loaded.tokenizer, "de", "int8").passed
 
 
 def test_an_int8_bundle_does_not_pass_for_fp32(bundle_of: Callable[[str, str], Path], loaded: Checkpoint) -> None:
