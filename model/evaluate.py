@@ -36,8 +36,10 @@ def _score(origin: str, pairs: Sequence[Pair], written: Sequence[str], indices: 
     return Score(origin, len(indices), round(bleu.score, 2), round(chrf.score, 2))
 
 
-def translations(checkpoint: Path, pairs: Sequence[Pair], console: Console) -> list[str]:
-    """Translations of ``pairs`` by the checkpoint in PyTorch, greedy, with a progress bar on ``console``."""
+def translations(
+    checkpoint: Path, pairs: Sequence[Pair], console: Console, beam_size: int = 1, length_penalty: float = 1.0
+) -> list[str]:
+    """Translations of ``pairs`` by the checkpoint in PyTorch, with a progress bar on ``console``."""
     from model.checkpoint import load
     from model.translate import translate
 
@@ -45,7 +47,8 @@ def translations(checkpoint: Path, pairs: Sequence[Pair], console: Console) -> l
     written = [""] * len(pairs)
     with Progress(console=console, transient=True) as progress:
         texts = [pair.source for pair in pairs]
-        found = translate(loaded.model, loaded.tokenizer, texts, loaded.config.pairs[0][1])
+        language = loaded.config.pairs[0][1]
+        found = translate(loaded.model, loaded.tokenizer, texts, language, beam_size, length_penalty)
         for index, text in progress.track(found, total=len(pairs), description="translating"):
             written[index] = text
     return written

@@ -1,6 +1,6 @@
 import torch
 
-from model.search import greedy
+from model.search import beam, greedy
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.translate import search, translate
@@ -68,3 +68,13 @@ def test_search_gives_every_source_once_shortest_first(tiny_model: Transformer, 
         assert sorted(index for index, _ in found[rows]) == list(range(5))
         tokens = {index: hypothesis.tokens for index, hypothesis in found[rows]}
         assert tokens == {index: hypothesis.tokens for index, hypothesis in found[1]}
+
+
+def test_a_beam_is_the_reference_beams_best(tiny_model: Transformer, tiny_tokenizer: Tokenizer) -> None:
+    texts = ["See you tomorrow.", "Departures"]
+    found = dict(translate(tiny_model, tiny_tokenizer, texts, "de", beam_size=3, length_penalty=0.2))
+    for index, text in enumerate(texts):
+        source = tiny_tokenizer.source(text, "de")
+        limit = tiny_model.config.default_limit(len(source))
+        best, *_ = beam(tiny_model, torch.tensor(source), max_tokens=limit, beam_size=3, length_penalty=0.2)
+        assert found[index] == tiny_tokenizer.decode(best.tokens)
