@@ -16,6 +16,7 @@ from rich.table import Table
 from serving.settings import PREFIX, SHIPPED, Settings
 
 if TYPE_CHECKING:
+    from serving.options import TranslateOptions
     from serving.pipeline import Pipeline
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -71,6 +72,24 @@ def _setting_fault(fault: Any) -> str:
     return f"setting {place}: {fault['msg']}, not {fault['input']!r}" if place else fault["msg"]
 
 
+BeamSize = Annotated[int, typer.Option(help="Hypotheses followed at one time; 1 is greedy search.")]
+LengthPenalty = Annotated[float, typer.Option(help="Rank by score / tokens ** this: the larger, the longer.")]
+
+
+def _options(**given: Any) -> "TranslateOptions":
+    """Those of ``given`` that are not None as `TranslateOptions`."""
+    from serving.options import TranslateOptions
+
+    try:
+        return TranslateOptions.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        fail("\n".join(_option_fault(fault) for fault in error.errors()))
+
+
+def _option_fault(fault: Any) -> str:
+    return f"--{str(fault['loc'][-1]).replace('_', '-')}: {fault['msg']}, not {fault['input']!r}"
+
+
 @app.command()
 @with_settings
 def serve(settings: Settings) -> None:
@@ -114,10 +133,14 @@ def _each_line(
     settings: Settings,
     source: str | None,
     target: str | None,
-    work: Callable[["Pipeline", tuple[str, str], str], Any],
+    work: Callable[["Pipeline", tuple[str, str], str, int], Any],
     blank: str,
+    options: "TranslateOptions | None" = None,
 ) -> None:
-    """Print the result of ``work`` for each line of standard input, in order; say which failed and leave them blank."""
+    """Print the result of ``work`` for each line of standard input, in order; say which failed and leave them blank.
+
+    ``work`` is given each line with its number, from 0 on; ``options``, which it may use, are checked beforehand.
+    """
     from rich.progress import Progress
 
     from export.bundle import BundleError
@@ -128,6 +151,8 @@ def _each_line(
     try:
         pipeline = Pipeline.offline(settings)
         pair = pipeline.pair(source, target)
+        if options:
+            pipeline.check(options)
     except (BundleError, ServiceError) as error:
         fail(str(error))
     failed = 0
@@ -136,12 +161,12 @@ def _each_line(
         nonlocal failed
         window = asyncio.Semaphore(4 * settings.rows)
 
-        async def one(line: str) -> str:
+        async def one(number: int, line: str) -> str:
             async with window:
-                return str(await work(pipeline, pair, line)) if line.strip() else blank
+                return str(await work(pipeline, pair, line, number)) if line.strip() else blank
 
         with Progress(console=errors, transient=True, disable=len(lines) < 100 or not errors.is_terminal) as progress:
-            tasks = [asyncio.create_task(one(line)) for line in lines]
+            tasks = [asyncio.create_task(one(number, line)) for number, line in enumerate(lines)]
             for number, task in enumerate(progress.track(tasks, description="lines"), 1):
                 try:
                     print(await task)
@@ -166,16 +191,39 @@ def translate(
     settings: Settings,
     source: Annotated[str | None, typer.Option(help="Language of the input; the model's first unless given.")] = None,
     target: Annotated[str | None, typer.Option(help="Language to write; the first there is unless given.")] = None,
+    beam_size: BeamSize = 1,
+    length_penalty: LengthPenalty = 1.0,
+    min_tokens: Annotated[int, typer.Option(help="The fewest tokens of a sentence.")] = 0,
+    max_tokens: Annotated[int | None, typer.Option(help="The most; twice the source's and ten unless given.")] = None,
+    no_repeat_ngram: Annotated[int, typer.Option(help="Repeat no so many tokens in a row in a sentence.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Draw the translation: above 1 more boldly.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens; 50.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of these, from those whose probabilities reach it; 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draw the same again; each line adds its number, from 0 on.")] = None,
 ) -> None:
     """Translate standard input line by line, without a server."""
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    drawn = {name: value for name, value in drawing.items() if value is not None}
+    if drawn and temperature is None:
+        fail(f"--{next(iter(drawn)).replace('_', '-')} is for drawing translations: give --temperature too")
+    options = _options(
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        min_tokens=min_tokens,
+        max_tokens=max_tokens,
+        no_repeat_ngram=no_repeat_ngram,
+        sampling=drawn or None,
+    )
+    if options.sampling and seed is None:
+        errors.print(f"drawing with --seed {options.sampling.seed}")
 
-    async def work(pipeline: "Pipeline", pair: tuple[str, str], line: str) -> str:
-        [found], _ = await pipeline.translate([line], *pair, None)
+    async def work(pipeline: "Pipeline", pair: tuple[str, str], line: str, number: int) -> str:
+        [found], _ = await pipeline.translate([line], *pair, options.reseeded(number))
         if found.finish_reason == "length":
             errors.print(f"ran into its limit and may be cut short: {line}", markup=False, soft_wrap=True)
         return " ".join(found.text.splitlines())
 
-    _each_line(settings, source, target, work, blank="")
+    _each_line(settings, source, target, work, "", options)
 
 
 @app.command()
@@ -186,7 +234,7 @@ def encode(
 ) -> None:
     """Encode standard input line by line: a JSON list each, the mean over its tokens scaled to length 1."""
 
-    async def work(pipeline: "Pipeline", pair: tuple[str, str], line: str) -> str:
+    async def work(pipeline: "Pipeline", pair: tuple[str, str], line: str, number: int) -> str:
         _, [vectors], _ = await pipeline.encode([line], *pair, pooled=True)
         return json.dumps(vectors[0].tolist())
 
@@ -329,21 +377,28 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Pairs with origins, tab-separated, .gz or not.")],
     limit: Annotated[int | None, typer.Option(help="Only the first so many pairs.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the translations here, a line each.")] = None,
+    beam_size: BeamSize = 1,
+    length_penalty: LengthPenalty = 1.0,
 ) -> None:
-    """BLEU and chrF in total and per origin, greedy."""
+    """BLEU and chrF in total and per origin."""
     _require("sacrebleu", "train")
     from model.checkpoint import CheckpointError
     from model.corpus import read_pairs
     from model.evaluate import score, translations
     from serving.evaluate import translations as served
 
+    options = _options(beam_size=beam_size, length_penalty=length_penalty)
     try:
         pairs = read_pairs(data)[:limit]
     except (OSError, ValueError) as error:
         fail(str(error))
     bundle = (model / "manifest.json").exists()
     try:
-        written = (served if bundle else translations)(model, pairs, errors)
+        written = (
+            served(model, pairs, errors, options)
+            if bundle
+            else translations(model, pairs, errors, beam_size, length_penalty)
+        )
     except (CheckpointError, ValueError) as error:
         fail(str(error))
     if output:

@@ -3,10 +3,10 @@
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,30 +18,16 @@ from serving.decoding import Decoding
 from serving.engine import Engine
 from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.job import Attended, Encoded, Job, Timings, Translated, encoding, inspection, translation
+from serving.options import GREEDY, TranslateOptions
 from serving.runtime import Runtime
 from serving.settings import Settings
+from serving.streaming import Delta, Feed
+from serving.translation import Translation, join
 
 Array = NDArray[Any]
 
 KINDS = {"encoder": "encoder.{}.self", "decoder": "decoder.{}.self", "encoder-decoder": "decoder.{}.cross"}
 """Kinds of attention to the names of their arrays."""
-
-
-@dataclass(frozen=True)
-class Translation:
-    """One translated text."""
-
-    text: str
-    score: float
-    """Sum of the log-probabilities of its tokens."""
-    tokens: int
-    finish_reason: Literal["stop", "length"]
-    """"length" when any sentence ran into its limit, else "stop"."""
-
-    @property
-    def mean_score(self) -> float:
-        """The score per token."""
-        return self.score / max(1, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,22 @@ class Attention:
 
 Stages = dict[str, float]
 """Seconds by stage; those of several sentences overlap, so each is its longest."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a stream."""
+
+    translations: list[Translation]
+    stages: Stages
+
+
+class _Prepared(NamedTuple):
+    """Texts on their way into the engine: the sentences of each, and every sentence's source ids and settings."""
+
+    sentences: list[list[Sentence]]
+    sources: list[list[int]]
+    decodings: list[Decoding]
 
 
 class Pipeline:
@@ -81,6 +83,12 @@ class Pipeline:
         """One without a server's limits on waiting: whoever asks is alone, and waits for all of it."""
         return cls(settings.model_copy(update={"queue_tokens": sys.maxsize, "timeout": 86_400.0}))
 
+    def check(self, options: TranslateOptions) -> None:
+        """Invalid when ``options`` do not go together, or not with this model and these settings."""
+        largest_beam = min(self.settings.max_beam, self.settings.rows)
+        if faults := options.faults(self.manifest.limits.target_tokens, largest_beam):
+            raise Invalid(faults)
+
     async def warm_up(self) -> None:
         """Take every graph through a first run."""
         source, target = self.pair(None, None)
@@ -91,30 +99,62 @@ class Pipeline:
         self.engine.stop()
 
     async def translate(
-        self, texts: Sequence[str], source: str, target: str, max_tokens: int | None
+        self,
+        texts: Sequence[str],
+        source: str,
+        target: str,
+        options: TranslateOptions = GREEDY,
+        prefixes: Sequence[str] = (),
     ) -> tuple[list[Translation], Stages]:
-        """Translate ``texts`` sentence by sentence, each with at most ``max_tokens`` target tokens a sentence.
+        """Translate ``texts`` sentence by sentence.
 
-        ``source`` and ``target`` are one of the model's pairs (`pair`). Raises Invalid, TooLarge, QueueFull,
-        DeadlineExceeded, NotReady.
+        ``source`` and ``target`` are one of the model's pairs (`pair`). With ``prefixes``, one a text, the translation
+        of a text's first sentence begins with its prefix (blank: with whatever is best). Raises Invalid, TooLarge,
+        QueueFull, DeadlineExceeded, NotReady.
         """
         begin, deadline = time.perf_counter(), self._deadline()
-        self._check("text", texts)
-        limits = self.manifest.limits
-        if max_tokens is not None and max_tokens > limits.target_tokens:
-            raise Invalid([("max_tokens", f"is {max_tokens}; the limit is {limits.target_tokens}")])
-        # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
-        pieces, sources = await asyncio.to_thread(self._cut, texts, target)
-        jobs = [
-            translation(ids, Decoding(max_tokens or self.manifest.model.default_limit(len(ids))), deadline)
-            for ids in sources
-        ]
+        prepared = await self._prepare(texts, target, options, prefixes)
+        jobs = [translation(*each, deadline) for each in zip(prepared.sources, prepared.decodings, strict=True)]
         tokenised = time.perf_counter()
         results: list[Translated] = await self._run(jobs, deadline)
-        decoded = time.perf_counter()
-        translations = await asyncio.to_thread(self._join, pieces, results)
-        stages = {"tokenise": tokenised - begin, **_stages(results), "detokenise": time.perf_counter() - decoded}
-        return translations, stages
+        translations, detokenise = await self._join(prepared, results, options)
+        return translations, {"tokenise": tokenised - begin, **_stages(results), "detokenise": detokenise}
+
+    async def stream(
+        self,
+        texts: Sequence[str],
+        source: str,
+        target: str,
+        options: TranslateOptions = GREEDY,
+        prefixes: Sequence[str] = (),
+    ) -> AsyncGenerator[Delta | Finished, None]:
+        """As `translate`, but tells the translations as they grow; those of several texts in turns. Ends in `Finished`.
+
+        The same errors, from whichever step. Closing the generator stops the work.
+        """
+        begin, deadline = time.perf_counter(), self._deadline()
+        if options.beam_size > 1:
+            said = f"takes a beam_size of 1, not {options.beam_size}: a beam's tokens are final only at its end"
+            raise Invalid([("stream", said)])
+        prepared = await self._prepare(texts, target, options, prefixes)
+        feed = Feed(prepared.sentences, self.tokenizer.decode)
+        places = [(index, number) for index, cut in enumerate(prepared.sentences) for number in range(len(cut))]
+        jobs = [
+            translation(ids, decoding, deadline, feed.ear(*place, decoding.max_tokens))
+            for ids, decoding, place in zip(prepared.sources, prepared.decodings, places, strict=True)
+        ]
+        tokenised = time.perf_counter()
+        running = asyncio.create_task(self._run(jobs, deadline))
+        running.add_done_callback(lambda _: feed.close())
+        try:
+            async for delta in feed:
+                yield delta
+            results: list[Translated] = await running
+        finally:
+            self.engine.cancel(jobs)
+            running.cancel()
+        translations, detokenise = await self._join(prepared, results, options)
+        yield Finished(translations, {"tokenise": tokenised - begin, **_stages(results), "detokenise": detokenise})
 
     async def encode(
         self, texts: Sequence[str], source: str, target: str, pooled: bool
@@ -225,16 +265,15 @@ class Pipeline:
         known = ", ".join(sorted({pair[1] for pair in reached}))
         raise Invalid([("target", f"{target!r} is not a target language; this model writes {known}")])
 
-    def _check(self, field: str, texts: Sequence[str]) -> None:
-        """Refuse texts that are too many, too long or blank."""
+    def _check(self, field: str, texts: Sequence[str], blank: bool = False) -> None:
+        """Refuse texts that are too many, too long or, unless they may be, ``blank``."""
         if len(texts) > self.settings.max_texts:
             raise TooLarge(field, len(texts), self.settings.max_texts, "texts")
         for number, text in enumerate(texts):
             if len(text) > self.settings.max_characters:
                 raise TooLarge(_field(field, number, texts), len(text), self.settings.max_characters, "characters")
-        blank = [number for number, text in enumerate(texts) if not text.strip()]
-        if blank:
-            raise Invalid([(_field(field, number, texts), "is blank") for number in blank])
+        if blanks := [number for number, text in enumerate(texts) if not blank and not text.strip()]:
+            raise Invalid([(_field(field, number, texts), "is blank") for number in blanks])
 
     def _source(self, text: str, target: str, field: str) -> list[int]:
         ids = self.tokenizer.source(text, target)
@@ -247,36 +286,59 @@ class Pipeline:
         ids = [self._source(text, target, _field("text", number, texts)) for number, text in enumerate(texts)]
         return ids, [self.tokenizer.pieces(each) for each in ids]
 
-    def _cut(self, texts: Sequence[str], target: str) -> tuple[list[list[Sentence]], list[list[int]]]:
-        """Each text's sentences, and the source ids of those that are not blank, in order."""
-        pieces = [split(text) for text in texts]
-        ids = [
-            self._source(piece.text, target, _field("text", number, texts))
-            for number, cut in enumerate(pieces)
-            for piece in cut
-            if piece.text
-        ]
-        return pieces, ids
+    async def _prepare(
+        self, texts: Sequence[str], target: str, options: TranslateOptions, prefixes: Sequence[str]
+    ) -> _Prepared:
+        """Check what was asked for and cut it up."""
+        self.check(options)
+        self._check("text", texts)
+        if prefixes and len(prefixes) != len(texts):
+            raise Invalid([("prefix", f"has {len(prefixes)} for {len(texts)} texts: give one a text, blank for none")])
+        self._check("prefix", prefixes, blank=True)
+        # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
+        return await asyncio.to_thread(self._cut, texts, target, options, prefixes or [""] * len(texts))
 
-    def _join(self, pieces: list[list[Sentence]], results: list[Translated]) -> list[Translation]:
-        remaining = iter(results)
-        translations = []
-        for cut in pieces:
-            own = [next(remaining) if piece.text else None for piece in cut]
-            done = [result.hypotheses[0] for result in own if result]
-            parts = [
-                piece.before + (self.tokenizer.decode(result.hypotheses[0].tokens) if result else "") + piece.after
-                for piece, result in zip(cut, own, strict=True)
-            ]
-            translations.append(
-                Translation(
-                    text="".join(parts),
-                    score=sum(result.score for result in done),
-                    tokens=sum(len(result.tokens) for result in done),
-                    finish_reason="length" if any(r.finish_reason == "length" for r in done) else "stop",
+    def _cut(self, texts: Sequence[str], target: str, options: TranslateOptions, prefixes: Sequence[str]) -> _Prepared:
+        prepared = _Prepared([split(text) for text in texts], [], [])
+        for number, (cut, prefix) in enumerate(zip(prepared.sentences, prefixes, strict=True)):
+            given = tuple(self.tokenizer.target(prefix)[:-1])
+            for piece in cut:
+                ids = self._source(piece.text, target, _field("text", number, texts))
+                limit = self._limit(ids, given, options, _field("prefix", number, texts))
+                prepared.decodings.append(options.decoding(limit, given, stream=len(prepared.sources)))
+                prepared.sources.append(ids)
+                given = ()
+        return prepared
+
+    def _limit(self, source: list[int], prefix: tuple[int, ...], options: TranslateOptions, field: str) -> int:
+        """The most tokens of a sentence's translation."""
+        most = self.manifest.limits.target_tokens
+        if len(prefix) >= (options.max_tokens or most):
+            limit = f"max_tokens, {options.max_tokens}," if options.max_tokens else f"the limit, {most},"
+            raise Invalid([(field, f"has {len(prefix)} tokens; {limit} leaves none to go on with: shorten it")])
+        usual = self.manifest.model.default_limit(len(source)) + len(prefix)
+        return options.max_tokens or min(most, max(usual, options.min_tokens))
+
+    async def _join(
+        self, prepared: _Prepared, results: list[Translated], options: TranslateOptions
+    ) -> tuple[list[Translation], float]:
+        """The translations, and the seconds it took."""
+
+        def joined() -> list[Translation]:
+            remaining = iter(results)
+            return [
+                join(
+                    cut,
+                    [next(remaining).hypotheses for _ in cut],
+                    self.tokenizer.decode,
+                    options.alternatives,
+                    options.length_penalty,
                 )
-            )
-        return translations
+                for cut in prepared.sentences
+            ]
+
+        begin = time.perf_counter()
+        return await asyncio.to_thread(joined), time.perf_counter() - begin
 
 
 def sentence_vector(memory: Array) -> Array:

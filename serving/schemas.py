@@ -2,14 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-
-class Strict(BaseModel):
-    """Unknown fields are refused, and nothing is converted on the quiet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+from serving.options import Strict, TranslateOptions
 
 
 def _as_list(value: Any) -> Any:
@@ -29,7 +25,7 @@ Texts = Annotated[
 Language = Annotated[str, Field(min_length=1, max_length=35, examples=["de"])]
 
 
-class TranslateRequest(Strict):
+class TranslateRequest(TranslateOptions):
     """What ``POST /v1/translate`` takes."""
 
     text: Texts = Field(examples=["The file could not be opened."])
@@ -38,12 +34,19 @@ class TranslateRequest(Strict):
     """Its language; the model's first unless given."""
     target: Language | None = None
     """The language to translate into; the first that can be reached from the source unless given."""
-    max_tokens: Annotated[int, Field(gt=0)] | None = None
-    """The most target tokens of a sentence; twice its source's and ten unless given."""
+    prefix: Texts | None = None
+    """What the translation must begin with, one for each text (blank for none): the translation of its first sentence
+    goes on from there. It is cut into tokens as it stands, so it ends best where a word ends."""
+    log_probabilities: bool = False
+    """Say the log-probability of every token."""
+    stream: bool = False
+    """Answer with server-sent events: ``delta``, an index and the next part of that text's translation, again and
+    again; at the end ``result``, the whole answer with its ``timings``, or ``error``, a problem. Only with a
+    ``beam_size`` of 1."""
 
 
-class TranslationBody(Strict):
-    """One translated text."""
+class AlternativeBody(Strict):
+    """One translation of a text."""
 
     text: str
     score: float
@@ -54,6 +57,17 @@ class TranslationBody(Strict):
     """Target tokens, end tokens included."""
     finish_reason: Literal["stop", "length"]
     """"length" when a sentence ran into its limit and may be cut short."""
+    pieces: list[str] | None = None
+    """With ``log_probabilities``: its tokens as the tokenizer writes them; ``</s>`` ends a sentence."""
+    log_probabilities: list[float] | None = None
+    """The natural logarithm of each token's probability."""
+
+
+class TranslationBody(AlternativeBody):
+    """One translated text."""
+
+    alternatives: list[AlternativeBody] | None = None
+    """When more than one was asked for, best first: the first is the translation itself."""
 
 
 class TranslateResponse(Strict):
@@ -62,8 +76,25 @@ class TranslateResponse(Strict):
     model: str
     source: str
     target: str
+    seed: int | None = None
+    """Of the translations that were drawn."""
     translations: list[TranslationBody]
     """In the order of the request."""
+
+
+class StreamedDelta(Strict):
+    """A ``delta`` event: the parts of a text's translation add up to its text."""
+
+    index: int
+    """Which text of the request it belongs to, from 0 on."""
+    text: str
+
+
+class StreamedResult(TranslateResponse):
+    """The ``result`` event, the last one."""
+
+    timings: dict[str, float]
+    """Milliseconds by stage: what ``Server-Timing`` says of other answers."""
 
 
 class EncodeRequest(Strict):

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
     rows: Count = 64
-    """Sentences that are decoded at one time."""
+    """Hypotheses that are decoded at one time: a sentence is as many as its beam."""
     encode_tokens: Count = 1024
     """Padded source tokens that are encoded between two decoding steps."""
     queue_tokens: Count = 100_000
@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """Characters in one text."""
     max_body: Count = 2_000_000
     """Bytes in one request's body."""
+    max_beam: Count = 16
+    """The widest beam a request may ask for; never more than rows."""
     max_vectors: Count = 2048
     """Vectors in one answer that gives one a token."""
     max_attention_tokens: Count = 128

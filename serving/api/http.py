@@ -1,22 +1,27 @@
-"""What every dialect shares: reading a body within its limit, problems as answers, stage timings as a header."""
+"""What every dialect shares: reading a body within its limit, work that ends when its client goes, problems as answers,
+stage timings as a header, server-sent events."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import TypeVar
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from serving.errors import Invalid, Malformed, MethodNotAllowed, NotFound, ServiceError, TooLarge
 
 Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
 IN_THE_LOOP = 65_536
 """Bytes that are parsed at once; larger bodies go to a thread, so that others are answered meanwhile."""
+BUG = "this is a bug of the service; its log says more"
 FAULTS_TOLD = 10
 """Unknown members that are named one by one."""
 
@@ -50,11 +55,88 @@ def _parse(content: bytes, schema: type[Body]) -> Body:
     raise Invalid([(".".join(map(str, fault["loc"])) or "body", fault["msg"]) for fault in faults])
 
 
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``work``, which is cancelled (and this raises ClientDisconnect) as soon as the client goes away.
+
+    Only after the body was read to its end.
+    """
+    task = asyncio.ensure_future(work)
+
+    async def cancel_when_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.ensure_future(cancel_when_gone())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if watcher.done():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+def milliseconds(stages: Mapping[str, float]) -> dict[str, float]:
+    """``stages`` (seconds) as clients are told them."""
+    return {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
+
+
 def answer(body: BaseModel, stages: Mapping[str, float]) -> Response:
     """``body`` as JSON, with ``stages`` (seconds) as ``Server-Timing`` (milliseconds, W3C Server Timing)."""
-    timing = ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stages.items())
+    timing = ", ".join(f"{stage};dur={value}" for stage, value in milliseconds(stages).items())
     content = body.model_dump_json(exclude_none=True)
     return Response(content, media_type="application/json", headers={"Server-Timing": timing})
+
+
+Event = tuple[str, BaseModel]
+"""A name and what the event says."""
+
+
+async def stream(request: Request, events: AsyncGenerator[Event, None]) -> Response:
+    """``events`` as server-sent events (WHATWG HTML, section 9.2), each with one JSON value.
+
+    What goes wrong before the first of them is raised, to be answered as anywhere; what goes wrong later becomes an
+    ``error`` event with the problem. ``events`` is closed when the client goes away.
+    """
+    first = await while_connected(request, anext(events))
+    return EventStream(first, events)
+
+
+class EventStream(StreamingResponse):
+    """An answer of server-sent events."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: Event, following: AsyncGenerator[Event, None]) -> None:
+        self._following = following
+        # Proxies on the way must pass each event on at once (the second is nginx's), and keep none.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_written(first, following), headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; however that ends, what makes the events ends too."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._following.aclose()
+
+
+async def _written(first: Event, following: AsyncIterator[Event]) -> AsyncIterator[str]:
+    yield _event(first[0], first[1].model_dump_json(exclude_none=True))
+    try:
+        async for name, body in following:
+            yield _event(name, body.model_dump_json(exclude_none=True))
+    except ServiceError as error:
+        yield _event("error", json.dumps(error.problem()))
+    except Exception:
+        yield _event("error", json.dumps(ServiceError(BUG).problem()))
+        raise
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"  # JSON has no line breaks of its own
 
 
 def problem(error: ServiceError) -> JSONResponse:
@@ -84,4 +166,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        return problem(ServiceError("this is a bug of the service; its log says more"))
+        return problem(ServiceError(BUG))

@@ -1,6 +1,8 @@
 """The service's own dialect: /v1/translate, /v1/encode, /v1/attention, /v1/models, /healthz, /readyz."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -8,20 +10,26 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from model.tokenizer import Tokenizer
 from serving.api import http
 from serving.errors import NotReady
 from serving.pipeline import Pipeline
 from serving.schemas import (
+    AlternativeBody,
     AttentionRequest,
     AttentionResponse,
     EncodeRequest,
     EncodeResponse,
     EncodingBody,
     HeadBody,
+    StreamedDelta,
+    StreamedResult,
     TranslateRequest,
     TranslateResponse,
     TranslationBody,
 )
+from serving.streaming import Delta
+from serving.translation import Translation
 
 
 def build(pipeline: Pipeline) -> FastAPI:
@@ -30,30 +38,45 @@ def build(pipeline: Pipeline) -> FastAPI:
     http.install(app)
     name, limit = pipeline.manifest.name, pipeline.settings.max_body
 
-    @app.post("/v1/translate", response_model=TranslateResponse, openapi_extra=_takes(TranslateRequest))
+    streamed = {"text/event-stream": {"schema": {"type": "string"}}}
+
+    @app.post(
+        "/v1/translate",
+        response_model=TranslateResponse,
+        responses={200: {"content": streamed}},
+        openapi_extra=_takes(TranslateRequest),
+    )
     async def translate(request: Request) -> Response:
         body = await http.read(request, TranslateRequest, limit)
         source, target = pipeline.pair(body.source, body.target)
-        found, stages = await pipeline.translate(body.text, source, target, body.max_tokens)
-        translations = [
-            TranslationBody(
-                text=each.text,
-                score=each.score,
-                mean_score=each.mean_score,
-                tokens=each.tokens,
-                finish_reason=each.finish_reason,
-            )
-            for each in found
-        ]
-        answer = TranslateResponse(model=name, source=source, target=target, translations=translations)
-        return http.answer(answer, stages)
+        seed = body.sampling.seed if body.sampling else None
+        asked = (body.text, source, target, body, body.prefix or ())
+
+        def written(found: list[Translation]) -> dict[str, Any]:
+            translations = [_translation(pipeline.tokenizer, each, body.log_probabilities) for each in found]
+            return {"model": name, "source": source, "target": target, "seed": seed, "translations": translations}
+
+        async def events() -> AsyncGenerator[http.Event, None]:
+            async with contextlib.aclosing(pipeline.stream(*asked)) as news:
+                async for each in news:
+                    if isinstance(each, Delta):
+                        yield "delta", StreamedDelta(index=each.index, text=each.text)
+                    else:
+                        timings = http.milliseconds(each.stages)
+                        yield "result", StreamedResult(**written(each.translations), timings=timings)
+
+        if body.stream:
+            return await http.stream(request, events())
+        found, stages = await http.while_connected(request, pipeline.translate(*asked))
+        return await asyncio.to_thread(lambda: http.answer(TranslateResponse(**written(found)), stages))
 
     @app.post("/v1/encode", response_model=EncodeResponse, openapi_extra=_takes(EncodeRequest))
     async def encode(request: Request) -> Response:
         body = await http.read(request, EncodeRequest, limit)
         source, target = pipeline.pair(body.source, None)
         pooled = body.pooling == "mean"
-        pieces, vectors, stages = await pipeline.encode(body.text, source, target, pooled)
+        work = pipeline.encode(body.text, source, target, pooled)
+        pieces, vectors, stages = await http.while_connected(request, work)
 
         def written() -> Response:
             encodings = [
@@ -70,9 +93,8 @@ def build(pipeline: Pipeline) -> FastAPI:
     async def attention(request: Request) -> Response:
         body = await http.read(request, AttentionRequest, limit)
         source, target = pipeline.pair(body.source, body.target)
-        seen, stages = await pipeline.attention(
-            body.text, body.translation, source, target, body.kind, body.layer, body.head
-        )
+        work = pipeline.attention(body.text, body.translation, source, target, body.kind, body.layer, body.head)
+        seen, stages = await http.while_connected(request, work)
 
         def written() -> Response:
             heads = [
@@ -117,7 +139,38 @@ def _health(pipeline: Pipeline, status: str) -> Response:
     return JSONResponse({"status": status})
 
 
+def _translation(tokenizer: Tokenizer, found: Translation, log_probabilities: bool) -> TranslationBody:
+    def members(each: Translation) -> dict[str, Any]:
+        told = {
+            "text": each.text,
+            "score": each.score,
+            "mean_score": each.mean_score,
+            "tokens": each.tokens,
+            "finish_reason": each.finish_reason,
+        }
+        if log_probabilities:
+            told |= {"pieces": tokenizer.pieces(each.ids), "log_probabilities": each.log_probabilities}
+        return told
+
+    alternatives = [AlternativeBody(**members(each)) for each in found.alternatives]
+    return TranslationBody(**members(found), alternatives=alternatives or None)
+
+
 def _takes(schema: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI entry of a body that is read by `http.read`."""
-    content = {"application/json": {"schema": schema.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+    written = schema.model_json_schema()
+    # A reference would be looked up in the whole document, where this schema's definitions are not.
+    definitions = written.pop("$defs", {})
+
+    def inlined(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inlined(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            part = definitions[part["$ref"].removeprefix("#/$defs/")] | {
+                name: value for name, value in part.items() if name != "$ref"
+            }
+        return {name: inlined(value) for name, value in part.items()}
+
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined(written)}}}}

@@ -1,11 +1,14 @@
 import json
 import socket
+import sys
+import time
 import urllib.parse
 from typing import Any
 
 import pytest
 
-from tests.service import Answer, fetch
+from tests.service import Answer, fetch, free_port, running
+from tests.serving.test_event_stream import events, told
 
 TEXT = "The file could not be opened."
 
@@ -51,6 +54,53 @@ def test_a_list_comes_back_in_its_order_and_as_each_text_alone(service: str, sen
 def test_a_translation_that_ran_into_its_limit_says_so(service: str) -> None:
     [found] = post(service, "/v1/translate", {"text": TEXT, "max_tokens": 2}).json["translations"]
     assert (found["tokens"], found["finish_reason"]) == (2, "length")
+
+
+def test_a_beam_gives_alternatives_best_first(service: str) -> None:
+    body = {"text": [TEXT, f"{TEXT} {TEXT}"], "beam_size": 6, "alternatives": 4}
+    found = post(service, "/v1/translate", body).json["translations"]
+    for each in found:
+        alternatives = each.pop("alternatives")
+        assert alternatives[0] == each
+        assert len({alternative["text"] for alternative in alternatives}) == len(alternatives) == 4
+    assert "alternatives" not in post(service, "/v1/translate", {"text": TEXT, "beam_size": 6}).json["translations"][0]
+
+
+def test_a_drawn_translation_can_be_drawn_again_with_the_seed_it_names(service: str) -> None:
+    body = {"text": [TEXT] * 8, "sampling": {"temperature": 1.5}}
+    first = post(service, "/v1/translate", body).json
+    assert len({each["text"] for each in first["translations"]}) > 1
+    body["sampling"] = {"temperature": 1.5, "seed": first["seed"]}
+    assert post(service, "/v1/translate", body).json == first
+    assert "seed" not in post(service, "/v1/translate", {"text": TEXT}).json
+
+
+def test_tokens_come_with_their_log_probabilities(service: str) -> None:
+    body = {"text": f"{TEXT} {TEXT}", "log_probabilities": True, "beam_size": 2, "alternatives": 2}
+    [found] = post(service, "/v1/translate", body).json["translations"]
+    for each in (found, *found["alternatives"]):
+        assert len(each["pieces"]) == len(each["log_probabilities"]) == each["tokens"]
+        assert sum(each["log_probabilities"]) == pytest.approx(each["score"])
+        assert each["pieces"].count("</s>") == 2
+
+
+def test_a_translation_begins_as_it_is_told_to(service: str) -> None:
+    body = {"text": [TEXT, TEXT], "prefix": ["Leider", ""]}
+    told, free = post(service, "/v1/translate", body).json["translations"]
+    assert told["text"].startswith("Leider ")
+    assert [free] == post(service, "/v1/translate", {"text": TEXT}).json["translations"]
+
+
+def test_streams_what_it_would_answer_at_once(service: str, sentences: list[str]) -> None:
+    body = {"text": [f"{TEXT} {TEXT}", *sentences[20:30]]}
+    streamed = post(service, "/v1/translate", body | {"stream": True})
+    assert streamed.headers["Content-Type"].startswith("text/event-stream")
+    *deltas, result = events(streamed.content)
+    assert result[0] == "result"
+    assert {name for name, _ in deltas} == {"delta"}
+    assert result[1].pop("timings")
+    assert result[1] == post(service, "/v1/translate", body).json
+    assert told(deltas, 11) == [each["text"] for each in result[1]["translations"]]
 
 
 def test_line_breaks_between_sentences_survive(service: str) -> None:
@@ -119,7 +169,13 @@ def test_says_what_is_loaded_and_that_it_is_alive_and_ready(service: str) -> Non
 def test_describes_its_bodies_in_openapi(service: str) -> None:
     paths = fetch(f"{service}/openapi.json").json["paths"]
     schema = paths["/v1/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert {"text", "source", "target", "max_tokens"} == set(schema["properties"])
+    assert {
+        *("text", "source", "target", "prefix", "stream", "log_probabilities"),
+        *("beam_size", "alternatives", "length_penalty", "min_tokens", "max_tokens", "no_repeat_ngram", "sampling"),
+    } == set(schema["properties"])
+    assert all("description" in field for field in schema["properties"].values())
+    sampling, _ = schema["properties"]["sampling"]["anyOf"]
+    assert set(sampling["properties"]) == {"temperature", "top_k", "top_p", "seed"}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +203,28 @@ def test_describes_its_bodies_in_openapi(service: str) -> None:
         ({"text": TEXT, "max_tokens": 0}, 422, "max_tokens"),
         ({"text": TEXT, "max_tokens": "5"}, 422, "max_tokens"),
         ({"text": TEXT, "max_tokens": 10**9}, 422, "max_tokens: is 1000000000; the limit is 256"),
+        ({"text": TEXT, "beam_size": 0}, 422, "beam_size: Input should be greater than or equal to 1"),
+        ({"text": TEXT, "beam_size": 17}, 422, "beam_size: is 17; the limit is 16"),
+        ({"text": TEXT, "beam_size": 10**30}, 422, "beam_size: is 1000000000000000000000000000000; the limit is 16"),
+        ({"text": TEXT, "alternatives": 2}, 422, "alternatives: is 2; the limit is beam_size, 1: widen the beam"),
+        ({"text": TEXT, "length_penalty": 5.5}, 422, "length_penalty: Input should be less than or equal to 5"),
+        (b'{"text": "a", "length_penalty": NaN}', 422, "length_penalty"),
+        ({"text": TEXT, "min_tokens": 9, "max_tokens": 8}, 422, "min_tokens: is 9; the limit is max_tokens, 8"),
+        ({"text": TEXT, "min_tokens": 257}, 422, "min_tokens: is 257; the limit is 256"),
+        ({"text": TEXT, "no_repeat_ngram": 11}, 422, "no_repeat_ngram: Input should be less than or equal to 10"),
+        ({"text": TEXT, "prefix": 5}, 422, "prefix: Input should be a string or a list of strings"),
+        ({"text": TEXT, "prefix": ["a", "b"]}, 422, "prefix: has 2 for 1 texts: give one a text, blank for none"),
+        ({"text": [TEXT, TEXT], "prefix": "a"}, 422, "prefix: has 1 for 2 texts"),
+        ({"text": TEXT, "prefix": "a b c", "max_tokens": 3}, 422, "leaves none to go on with: shorten it"),
+        ({"text": TEXT, "prefix": "x" * 1_000_000}, 413, "prefix has 1,000,000 characters; the limit is 20,000"),
+        ({"text": TEXT, "sampling": True}, 422, "sampling"),
+        ({"text": TEXT, "sampling": {"temperature": 0}}, 422, "sampling.temperature: Input should be greater than"),
+        ({"text": TEXT, "sampling": {"top_k": 257}}, 422, "sampling.top_k: Input should be less than or equal to 256"),
+        ({"text": TEXT, "sampling": {"top_p": 0}}, 422, "sampling.top_p: Input should be greater than 0"),
+        ({"text": TEXT, "sampling": {"seed": 2**63}}, 422, "sampling.seed: Input should be less than"),
+        ({"text": TEXT, "sampling": {}, "beam_size": 2}, 422, "sampling: takes a beam_size of 1, not 2"),
+        ({"text": TEXT, "stream": True, "beam_size": 2}, 422, "stream: takes a beam_size of 1, not 2"),
+        ({"text": TEXT, "stream": 1}, 422, "stream"),
         ({"text": [1] * 500_000}, 422, "text.0: Input should be a valid string"),
         ({str(number): number for number in range(100_000)}, 422, "body: has 100000 members"),
         ({"text": ["x"] * 10_000}, 413, "text has 10,000 texts; the limit is 1,000"),
@@ -207,3 +285,28 @@ def test_a_connection_that_breaks_off_harms_nobody(service: str, sent: bytes) ->
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(sent)
     assert_serves(service)
+
+
+def test_clients_that_go_away_make_room_for_others() -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "serving.cli", "serve", "--port", str(port)]
+    # What the first client asks for would take minutes.
+    long = {"text": [TEXT] * 1000, "min_tokens": 200}
+    limits = ["--rows", "1", "--queue-tokens", "2000", "--timeout", "600"]
+    with running([*command, *limits], port):
+        service = f"http://127.0.0.1:{port}"
+        for stream in (False, True):
+            content = json.dumps(long | {"stream": stream}).encode()
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                head = b"POST /v1/translate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content)
+                connection.sendall(head + content)
+                wait_for(service, 429)
+            wait_for(service, 200)
+
+
+def wait_for(service: str, status: int) -> None:
+    """Ask until that is the answer."""
+    deadline = time.monotonic() + 30
+    while post(service, "/v1/translate", {"text": TEXT, "max_tokens": 5}).status != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

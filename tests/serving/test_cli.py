@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,7 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from model import checkpoint
+from model.search import beam, sample
 from tests.service import free_port, running
 
 
@@ -37,6 +41,50 @@ def test_a_line_that_cannot_be_translated_is_named_and_the_others_are_not_lost(t
     assert done.stdout.decode().split("\n") == [good[0], "", good[1], ""]
     assert b"line 2: text has" in done.stderr
     assert b"1 of 3 lines failed" in done.stderr
+
+
+def test_translates_as_it_is_told_to(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    model, tokenizer = (getattr(checkpoint.load(tiny_checkpoint), part) for part in ("model", "tokenizer"))
+    source = torch.tensor(tokenizer.source("Hello there.", "de"))
+    rules = ["--min-tokens", "3", "--max-tokens", "9", "--no-repeat-ngram", "2"]
+    searched = {"min_tokens": 3, "max_tokens": 9, "no_repeat_ngram": 2}
+
+    beams = ["--beam-size", "4", "--length-penalty", "0.5"]
+    done = dragoman("translate", "--bundle", tiny_bundle, *rules, *beams, given=b"Hello there.\n")
+    best, *_ = beam(model, source, beam_size=4, length_penalty=0.5, **searched)
+    assert done.stdout.decode() == f"{one_line(tokenizer.decode(best.tokens))}\n"
+
+    draws = ["--temperature", "1.5", "--top-k", "40", "--top-p", "0.9"]
+    given = b"Hello there.\nHello there.\n"
+    done = dragoman("translate", "--bundle", tiny_bundle, *rules, *draws, "--seed", "5", given=given)
+    drawn = [sample(model, source, temperature=1.5, top_k=40, top_p=0.9, seed=5 + n, **searched) for n in range(2)]
+    assert done.stdout.decode() == "".join(f"{one_line(tokenizer.decode(each.tokens))}\n" for each in drawn)
+
+    first = dragoman("translate", "--bundle", tiny_bundle, *rules, *draws, given=given)
+    [seed] = re.findall(r"drawing with --seed (\d+)", first.stderr.decode())
+    again = dragoman("translate", "--bundle", tiny_bundle, *rules, *draws, "--seed", seed, given=given)
+    assert first.stdout == again.stdout
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--beam-size", "0"], "--beam-size: Input should be greater than or equal to 1, not 0"),
+        (["--beam-size", "17"], "beam_size: is 17; the limit is 16"),
+        (["--seed", "3"], "--seed is for drawing translations: give --temperature too"),
+        (["--temperature", "9"], "--temperature: Input should be less than or equal to 2, not 9.0"),
+        (["--temperature", "1", "--seed", "3", "--beam-size", "4"], "sampling: takes a beam_size of 1, not 4"),
+    ],
+)
+def test_an_option_that_cannot_be_met_is_one_clear_message(tiny_bundle: Path, arguments: list[str], said: str) -> None:
+    done = dragoman("translate", "--bundle", tiny_bundle, *arguments, given=b"One.\nTwo.\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert said in done.stderr.decode()
+    assert done.stderr.decode().count("\n") == 1
 
 
 def test_input_that_is_not_utf8_is_refused_with_its_line(tiny_bundle: Path) -> None:
@@ -122,6 +170,27 @@ def test_exports_and_prints_what_the_gate_measured(tiny_checkpoint: Path, tmp_pa
     assert "fp32, standard attention" in done.stdout.decode()
     refused = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "int4")
     assert refused.stderr.decode() == "--precision is 'int4'; it takes fp32 or int8\n"
+
+
+def test_evaluates_bundle_and_checkpoint_alike_with_a_beam(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "pairs.tsv"
+    data.write_text("One cat.\tEine Katze.\ttest\nTwo dogs.\tZwei Hunde.\ttest\n", encoding="utf-8")
+    written = []
+    for number, model in enumerate((tiny_bundle, tiny_checkpoint)):
+        output = tmp_path / str(number)
+        arguments = ["--data", data, "--output", output, "--beam-size", "3", "--length-penalty", "0.2"]
+        done = dragoman("evaluate", model, *arguments)
+        assert done.returncode == 0, done.stderr
+        written.append(output.read_text(encoding="utf-8"))
+    assert written[0] == written[1]
+    assert written[0].strip()
+    refused = dragoman("evaluate", tiny_bundle, "--data", data, "--beam-size", "17")
+    assert refused.returncode == 1
+    assert refused.stderr.decode().strip() == (
+        "beam_size: is 17; the limit is 16, the lesser of the service's settings max_beam and rows"
+    )
 
 
 def test_trains_and_evaluates_from_the_command_line(tmp_path: Path, sentences: list[str]) -> None:

@@ -1,16 +1,21 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from model import checkpoint
+from model.search import beam, sample
 from model.translate import translate
 from serving.errors import Invalid, QueueFull, TooLarge
+from serving.options import SamplingOptions, TranslateOptions
 from serving.pipeline import Pipeline
 from serving.settings import Settings
+from serving.streaming import Delta
+from serving.translation import Translation
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +31,15 @@ def test_texts_come_back_as_the_reference_translates_them(
     loaded = checkpoint.load(tiny_checkpoint)
     texts = [text for text in sentences if len(text) < 90][:25]
     expected = dict(translate(loaded.model, loaded.tokenizer, texts, "de"))
-    found, stages = asyncio.run(pipeline.translate(texts, "en", "de", None))
+    found, stages = asyncio.run(pipeline.translate(texts, "en", "de"))
     assert [each.text for each in found] == [expected[index] for index in range(len(texts))]
     assert all(seconds >= 0 for seconds in stages.values())
 
 
 def test_a_text_of_several_sentences_sums_their_scores(pipeline: Pipeline) -> None:
     async def run() -> None:
-        [both], _ = await pipeline.translate(["One cat. Two dogs."], "en", "de", 5)
-        [one, two], _ = await pipeline.translate(["One cat.", "Two dogs."], "en", "de", 5)
+        [both], _ = await pipeline.translate(["One cat. Two dogs."], "en", "de", TranslateOptions(max_tokens=5))
+        [one, two], _ = await pipeline.translate(["One cat.", "Two dogs."], "en", "de", TranslateOptions(max_tokens=5))
         assert both.text == f"{one.text} {two.text}"
         assert both.score == one.score + two.score
         assert both.tokens == one.tokens + two.tokens
@@ -54,19 +59,19 @@ def test_vectors_are_those_of_the_reference(pipeline: Pipeline, tiny_checkpoint:
 
 def test_limits_name_the_text_that_breaks_them(pipeline: Pipeline) -> None:
     with pytest.raises(TooLarge, match=r"text\.1 has .* tokens in one sentence; the limit is 128"):
-        asyncio.run(pipeline.translate(["Hello.", "q" * 2000], "en", "de", None))
+        asyncio.run(pipeline.translate(["Hello.", "q" * 2000], "en", "de"))
     with pytest.raises(Invalid, match=r"text\.0: is blank"):
-        asyncio.run(pipeline.translate(["", "Hello."], "en", "de", None))
+        asyncio.run(pipeline.translate(["", "Hello."], "en", "de"))
 
 
 def test_a_request_that_is_given_up_leaves_nothing_behind(pipeline: Pipeline) -> None:
     async def run() -> None:
-        task = asyncio.create_task(pipeline.translate(["Hello there. " * 200], "en", "de", None))
+        task = asyncio.create_task(pipeline.translate(["Hello there. " * 200], "en", "de"))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        [found], _ = await pipeline.translate(["Hello."], "en", "de", 3)
+        [found], _ = await pipeline.translate(["Hello."], "en", "de", TranslateOptions(max_tokens=3))
         assert found.tokens
 
     asyncio.run(run())
@@ -76,7 +81,9 @@ def test_a_full_queue_is_the_clients_to_know(tiny_bundle: Path) -> None:
     pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1, rows=1, queue_tokens=100))
 
     async def run() -> list[object]:
-        asked = [pipeline.translate(["Hello there. " * 30], "en", "de", 40) for _ in range(4)]
+        asked = [
+            pipeline.translate(["Hello there. " * 30], "en", "de", TranslateOptions(max_tokens=40)) for _ in range(4)
+        ]
         return list(await asyncio.gather(*asked, return_exceptions=True))
 
     answers = asyncio.run(run())
@@ -85,3 +92,88 @@ def test_a_full_queue_is_the_clients_to_know(tiny_bundle: Path) -> None:
     refused = [answer for answer in answers if isinstance(answer, Exception)]
     assert 1 <= len(refused) < len(answers)
     assert all(isinstance(answer, QueueFull) for answer in refused)
+
+
+def ids(pipeline: Pipeline, text: str) -> torch.Tensor:
+    return torch.tensor(pipeline.tokenizer.source(text, "de"))
+
+
+def translated(pipeline: Pipeline, texts: list[str], prefixes: Sequence[str] = (), **options: Any) -> list[Translation]:
+    found, _ = asyncio.run(pipeline.translate(texts, "en", "de", TranslateOptions(**options), prefixes))
+    return found
+
+
+def test_alternatives_are_the_reference_beams_best(pipeline: Pipeline, tiny_checkpoint: Path) -> None:
+    model = checkpoint.load(tiny_checkpoint).model
+    settings = {"max_tokens": 12, "beam_size": 5, "length_penalty": 0.5, "no_repeat_ngram": 2, "min_tokens": 3}
+    [found] = translated(pipeline, ["Hello there."], alternatives=4, **settings)
+    expected = beam(model, ids(pipeline, "Hello there."), **settings)
+    texts = list(dict.fromkeys(pipeline.tokenizer.decode(each.tokens) for each in expected))[:4]
+    assert [each.text for each in found.alternatives] == texts
+    assert found.text == texts[0]
+    assert found.ids == expected[0].tokens
+    np.testing.assert_allclose(found.log_probabilities, expected[0].log_probabilities, atol=1e-4)
+
+
+def test_each_sentence_of_a_request_draws_for_itself(pipeline: Pipeline, tiny_checkpoint: Path) -> None:
+    model = checkpoint.load(tiny_checkpoint).model
+    drawn = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 11}
+    found = translated(pipeline, ["Hi. Hi.", "Hi."], max_tokens=8, sampling=SamplingOptions(**drawn))
+    expected = [sample(model, ids(pipeline, "Hi."), max_tokens=8, **drawn, stream=stream).tokens for stream in range(3)]
+    assert len({tuple(each) for each in expected}) == 3
+    assert [each.ids for each in found] == [expected[0] + expected[1], expected[2]]
+
+
+def test_a_prefix_begins_the_first_sentence_of_its_text(pipeline: Pipeline) -> None:
+    texts = ["One cat. Two dogs.", "Three birds.", "Four."]
+    free = translated(pipeline, texts, no_repeat_ngram=1)
+    found = translated(pipeline, texts, ["Drei  Vögel 😀 und", " ", "Vier"], no_repeat_ngram=1)
+    assert found[0].text.startswith("Drei Vögel 😀 und")
+    assert found[0].text != free[0].text
+    assert found[1] == free[1]
+    assert found[2].text.startswith("Vier")
+    # What it is given does not count against the usual limit.
+    assert found[2].tokens == free[2].tokens + len(pipeline.tokenizer.target("Vier")[:-1])
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "options", "said"),
+    [
+        (["a", "b"], {}, "prefix: has 2 for 1 texts: give one a text"),
+        (["one two three four"], {"max_tokens": 4}, r"prefix: has \d+ tokens; max_tokens, 4, leaves none"),
+        (["q" * 600], {}, r"prefix: has \d+ tokens; the limit, 128, leaves none"),
+        ([], {"beam_size": 17}, "beam_size: is 17; the limit is 16"),
+    ],
+)
+def test_options_that_cannot_be_met_are_named(
+    pipeline: Pipeline, prefixes: list[str], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Invalid, match=said):
+        translated(pipeline, ["Hello."], prefixes, **options)
+
+
+def test_a_minimum_lifts_the_usual_limit(pipeline: Pipeline) -> None:
+    usual = pipeline.manifest.model.default_limit(len(pipeline.tokenizer.source("Hi.", "de")))
+    [found] = translated(pipeline, ["Hi."], min_tokens=usual + 5)
+    assert found.tokens == usual + 5
+
+
+def test_a_beam_is_as_wide_as_the_rows_at_most(tiny_bundle: Path) -> None:
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1, rows=2))
+    try:
+        assert translated(pipeline, ["Hi."], beam_size=2, max_tokens=3)
+        with pytest.raises(Invalid, match="beam_size: is 3; the limit is 2"):
+            translated(pipeline, ["Hi."], beam_size=3)
+    finally:
+        pipeline.close()
+
+
+def test_a_stream_that_is_closed_stops_its_work(pipeline: Pipeline) -> None:
+    async def run() -> None:
+        stream = pipeline.stream(["Hello there. " * 50], "en", "de", TranslateOptions(no_repeat_ngram=1))
+        assert isinstance(await anext(stream), Delta)
+        await stream.aclose()
+        await asyncio.sleep(0.2)
+        assert not len(pipeline.engine._scheduler)
+
+    asyncio.run(run())

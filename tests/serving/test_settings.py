@@ -30,7 +30,9 @@ def test_unknown_names_are_refused_wherever_they_stand(monkeypatch: pytest.Monke
         Settings()
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", 0), ("rows", 0), ("timeout", -1), ("max_characters", 10**9)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", 0), ("rows", 0), ("timeout", -1), ("max_beam", 0), ("max_characters", 10**9)]
+)
 def test_senseless_values_are_refused(name: str, value: int) -> None:
     with pytest.raises(ValidationError, match=name):
         Settings(**{name: value})

@@ -1,0 +1,79 @@
+"""The API over a pipeline in this process: starts in moments, and shows its engine to the tests."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from serving.api import native
+from serving.pipeline import Pipeline
+from serving.settings import Settings
+from tests.service import free_port
+
+
+class Api:
+    """A pipeline and the address at which it answers."""
+
+    def __init__(self, pipeline: Pipeline, port: int) -> None:
+        self.pipeline, self.port = pipeline, port
+        self.url = f"http://127.0.0.1:{port}"
+        self.steps = 0
+        """Decoding steps since `slow_down`."""
+
+    @property
+    def running(self) -> int:
+        """Sentences that hold rows of the engine."""
+        return len(self.pipeline.engine._scheduler.running)
+
+    def slow_down(self, seconds: float) -> None:
+        """Let every decoding step take so much longer."""
+        runtime, step = self.pipeline.engine._runtime, self.pipeline.engine._runtime.step
+
+        def slow(*arguments: Any) -> Any:
+            time.sleep(seconds)
+            self.steps += 1
+            return step(*arguments)
+
+        runtime.step = slow  # type: ignore[method-assign]
+
+
+@contextmanager
+def answering(bundle: Path, **settings: Any) -> Iterator[Api]:
+    pipeline, port = Pipeline(Settings(bundle=bundle, cpus=1, **settings)), free_port()
+    server = uvicorn.Server(uvicorn.Config(native.build(pipeline), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield Api(pipeline, port)
+    finally:
+        server.should_exit = True
+        thread.join()
+        pipeline.close()
+
+
+def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
+    """Return as soon as ``met``; fails when that takes more than ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="session")
+def api(tiny_bundle: Path) -> Iterator[Api]:
+    with answering(tiny_bundle) as found:
+        yield found
+
+
+@pytest.fixture
+def slow_api(tiny_bundle: Path) -> Iterator[Api]:
+    """With one row, and 20 steps a second at most."""
+    with answering(tiny_bundle, rows=1, timeout=20) as found:
+        found.slow_down(0.05)
+        yield found
