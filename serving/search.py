@@ -100,7 +100,9 @@ class Single(Search):
         if (token := self.given) is not None:
             likely = given
         else:
-            if banned := self._banned(self.tokens):
+            banned = self._banned(self.tokens)
+            # The rules may have used up a small vocabulary; then they hold no longer.
+            if banned and not banned.issuperset(tokens):
                 left = [pair for pair in zip(tokens, log_probabilities, strict=True) if pair[0] not in banned]
                 tokens, log_probabilities = [list(part) for part in zip(*left, strict=True)]
             choice = 0
@@ -170,9 +172,11 @@ class Beam(Search):
                     rows.append((row, token))
                 if len(self._ended) == size or len(following) == size:
                     break
-            self._live = following
-            if len(self._ended) == size:
+            # None may follow when the rules have used up a small vocabulary.
+            if len(self._ended) == size or not following:
+                self._ended = self._ended or self._live
                 return []
+            self._live = following
         if len(self._live[0].tokens) == self.decoding.max_tokens:
             self._ended += self._live[: size - len(self._ended)]
             return []
