@@ -2,9 +2,14 @@
 
 Each turn it drops what is no longer wanted, encodes some of what waits, admits it to free rows, takes one decoding
 step for every row whatever its position, delivers what is finished and packs the rows that are left.
+
+An exception in that thread ends it: what is not done fails with NotReady, and so does whatever comes. Nothing is known
+then of the state that all requests share, so the process is replaced (`Engine.check_health`) rather than mended.
 """
 
 import contextlib
+import logging
+import math
 import threading
 import time
 from asyncio import AbstractEventLoop
@@ -18,6 +23,9 @@ from serving.rows import Copy, Rows
 from serving.runtime import ALIGNMENT, Runtime, StepState
 from serving.scheduler import Scheduler
 from serving.search import Candidates
+from serving.throughput import Throughput
+
+logger = logging.getLogger(__name__)
 
 ENCODE_CHUNK = 256
 """Padded source tokens that go through the encoder together. More make no product faster, but push the states that
@@ -38,7 +46,8 @@ class Engine:
         self._stopping = False
         self._failure: BaseException | None = None
         self._last_turn = time.monotonic()
-        self._tokens_per_second = 1000.0
+        self._throughput = Throughput()
+        self._someone_left = False
         self._rows: Rows[Job] = Rows()
         self._state = StepState(rows)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -53,11 +62,11 @@ class Engine:
             if self._failure is not None or self._stopping:
                 raise NotReady("the engine has stopped" if self._failure is None else f"the engine: {self._failure}")
             waiting = self.waiting_tokens
-            # A request that is larger than the whole queue is let in when nothing else waits: else it never would be.
-            if waiting and waiting + cost > self.queue_tokens:
+            # A large request counts as half the queue at most: one that never fitted would wait for ever.
+            if waiting + min(cost, self.queue_tokens // 2) > self.queue_tokens:
                 excess = waiting + cost - self.queue_tokens
-                seconds = max(1, round(min(waiting, excess) / self._tokens_per_second + 0.5))
-                raise QueueFull(waiting, self.queue_tokens, seconds)
+                seconds = math.ceil(min(waiting, excess) / self._throughput.rate)
+                raise QueueFull(waiting, self.queue_tokens, max(1, seconds))
             self._arriving += jobs
             self._arriving_tokens += cost
             self._wake.notify()
@@ -66,6 +75,7 @@ class Engine:
         """Stop work on ``jobs`` within one step; nothing happens to those already done."""
         for job in jobs:
             job.cancelled = True
+        self._someone_left = True
 
     def stop(self) -> None:
         """Refuse new jobs, fail those not done with NotReady, end the thread."""
@@ -92,6 +102,7 @@ class Engine:
             while self._take_arrivals():
                 self._turn()
         except BaseException as failure:
+            logger.exception("the engine's thread has ended")
             self._failure = failure
         with self._wake:
             self._stopping = True
@@ -111,23 +122,22 @@ class Engine:
 
     def _turn(self) -> None:
         now = time.monotonic()
+        left, self._someone_left = self._someone_left, False
         gone = self._scheduler.retire(now)
-        self._release(gone)
-        for job in [*self._scheduler.drop(now), *gone]:
+        for job in [*self._scheduler.drop(now, left), *gone]:
             _give_up(job)
+        self._release(gone)
         admitted = self._scheduler.admit()
         if admitted:
             self._encode(admitted)
         if self._scheduler.running:
             self._step()
-        done = sum(job.source_tokens for job in admitted) + len(self._rows)
-        rate = done / max(1e-6, time.monotonic() - now)
-        self._tokens_per_second += 0.05 * (rate - self._tokens_per_second)
+        if self._scheduler.waiting_tokens:
+            self._throughput.add(sum(job.cost for job in admitted), time.monotonic() - now)
 
     def _encode(self, jobs: list[Job]) -> None:
         for job in jobs:
             job.admitted = time.monotonic()
-        for job in jobs:
             if job.target:
                 arrays = self._runtime.attention(job.source, job.target)
                 job.encoded = time.monotonic()
@@ -141,7 +151,7 @@ class Engine:
         used, finished = len(self._rows), time.monotonic()
         starting = [job for job in jobs if job.rows]
         if starting:
-            longest = max(len(job.source) for job in [*starting, *self._rows.owners])
+            longest = max(job.source_tokens for job in [*starting, *self._rows.owners])
             self._cache.deepen(used, self._written(), longest)
             self._cache.grow(used + len(starting))
         for index, job in enumerate(jobs):
@@ -186,19 +196,20 @@ class Engine:
             else:
                 finished.append(job)
             if job.listener:
-                heard[job.listener.loop].append((job.listener, job.search.hypotheses[0].tokens[-1]))
+                heard[job.listener.loop].append((job.listener, job.search.last))
         self._copy(copies)
         for job, each in tokens:
             for row, token in zip(job.places, each, strict=True):
                 state.token[row] = token
         gone = self._scheduler.retire(time.monotonic(), finished)
-        self._release([*finished, *gone])
+        # What is done is told before anything else can go wrong.
         _tell(heard)
-        for job in gone:
-            _give_up(job)
         for job in finished:
             assert job.search
             _deliver(job, Translated(job.search.hypotheses, job.timings()))
+        for job in gone:
+            _give_up(job)
+        self._release([*finished, *gone])
 
     def _release(self, jobs: Iterable[Job]) -> None:
         """Free the rows of ``jobs`` and pack those that are left."""
@@ -236,7 +247,10 @@ def _tell(heard: dict[AbstractEventLoop, list[tuple[Listener, int]]]) -> None:
 
     def tell(news: list[tuple[Listener, int]]) -> None:
         for listener, token in news:
-            listener.hear(token)
+            try:
+                listener.hear(token)
+            except Exception:  # the others' tokens must not be lost with it
+                logger.exception("a listener failed")
 
     for loop, news in heard.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens

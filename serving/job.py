@@ -83,9 +83,14 @@ class Job(Ticket):
 
 
 def translation(source: list[int], decoding: Decoding, deadline: float, listener: Listener | None = None) -> Job:
-    """A job that ends in `Translated` by ``deadline`` (``time.monotonic``)."""
-    search, rows = search_for(decoding), decoding.beam_size
-    cost = len(source) + rows * max(decoding.min_tokens, min(decoding.max_tokens, 2 * len(source)))
+    """A job that ends in `Translated` by ``deadline`` (``time.monotonic``); ValueError for a listener with a beam."""
+    if listener and decoding.beam_size > 1:
+        raise ValueError("no token of a beam is final before the last: nobody can listen to it")
+    given = len(decoding.prefix)
+    expected = max(decoding.min_tokens, given + min(max(0, decoding.max_tokens - given), 2 * len(source)))
+    rows = decoding.beam_size
+    cost = len(source) + rows * expected
+    search = search_for(decoding)
     return Job(cost, len(source), rows, deadline, source=source, search=search, listener=listener)
 
 

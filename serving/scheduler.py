@@ -1,5 +1,6 @@
 """Whom to encode, whom to let wait, whom to drop: plain Python over plain data."""
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Scheduler(Generic[T]):
         """Jobs admitted in this turn: no longer waiting, not yet decoded."""
         self._waiting: deque[T] = deque()
         self.waiting_tokens = 0
+        self._next_deadline = math.inf
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self.encoding) + len(self.running)
@@ -49,6 +51,7 @@ class Scheduler(Generic[T]):
         for job in jobs:
             self._waiting.append(job)
             self.waiting_tokens += job.cost
+            self._next_deadline = min(self._next_deadline, job.deadline)
 
     def admit(self) -> list[T]:
         """Take from the queue what this turn encodes, in order of arrival.
@@ -82,12 +85,19 @@ class Scheduler(Generic[T]):
             self.running = [job for job in self.running if job not in done]
         return gone
 
-    def drop(self, now: float) -> list[T]:
-        """Take from the queue the jobs that are cancelled or whose deadline has passed."""
+    def drop(self, now: float, cancelled: bool = True) -> list[T]:
+        """Take from the queue the jobs that are cancelled or whose deadline has passed.
+
+        ``cancelled`` False promises that none has been cancelled since the last time; then nobody is looked at before
+        the next deadline.
+        """
+        if not cancelled and now < self._next_deadline:
+            return []
         gone = [job for job in self._waiting if job.gone(now)]
         if gone:
             self._waiting = deque(job for job in self._waiting if not job.gone(now))
             self.waiting_tokens -= sum(job.cost for job in gone)
+        self._next_deadline = min((job.deadline for job in self._waiting), default=math.inf)
         return gone
 
     def clear(self) -> list[T]:

@@ -68,6 +68,11 @@ class Search:
         """The best, best first, once the search is over."""
         raise NotImplementedError
 
+    @property
+    def last(self) -> int:
+        """The newest token that is final; not with a beam."""
+        raise NotImplementedError
+
     def _banned(self, tokens: list[int]) -> set[int]:
         return forbidden(tokens, self.decoding.min_tokens, self.decoding.no_repeat_ngram) if self._bound else set()
 
@@ -82,11 +87,12 @@ class Single(Search):
         sampling = decoding.sampling
         self._random = generator(sampling.seed, sampling.stream) if sampling else None
         self._choices = sampling.top_k if sampling else 1
+        self._forbidden = self._banned(self.tokens)
 
     @property
     def wanted(self) -> int:
         """One, or ``top_k``, and as many more as may turn out to be forbidden."""
-        return self._choices + len(self._banned(self.tokens))
+        return self._choices + len(self._forbidden)
 
     @property
     def given(self) -> int | None:
@@ -100,7 +106,7 @@ class Single(Search):
         if (token := self.given) is not None:
             likely = given
         else:
-            banned = self._banned(self.tokens)
+            banned = self._forbidden
             # The rules may have used up a small vocabulary; then they hold no longer.
             if banned and not banned.issuperset(tokens):
                 left = [pair for pair in zip(tokens, log_probabilities, strict=True) if pair[0] not in banned]
@@ -114,8 +120,15 @@ class Single(Search):
             token, likely = tokens[choice], log_probabilities[choice]
         self.tokens.append(token)
         self._log_probabilities.append(likely)
-        over = token == END or len(self.tokens) == self.decoding.max_tokens
-        return [] if over else [(0, token)]
+        if token == END or len(self.tokens) == self.decoding.max_tokens:
+            return []
+        self._forbidden = self._banned(self.tokens)
+        return [(0, token)]
+
+    @property
+    def last(self) -> int:
+        """The newest token."""
+        return self.tokens[-1]
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
@@ -138,14 +151,17 @@ class Beam(Search):
 
     def __init__(self, decoding: Decoding) -> None:
         super().__init__(decoding)
-        self._live = [_Open([], [], 0.0)]
         self._ended: list[_Open] = []
+        self._go_on([_Open([], [], 0.0)])
+
+    def _go_on(self, live: list[_Open]) -> None:
+        self._live = live
+        self._forbidden = [self._banned(hypothesis.tokens) for hypothesis in live]
 
     @property
     def wanted(self) -> int:
         """Twice the beam: even if every first choice ends here, as many open hypotheses go on."""
-        banned = max(len(self._banned(hypothesis.tokens)) for hypothesis in self._live) if self._bound else 0
-        return 2 * self.decoding.beam_size + banned
+        return 2 * self.decoding.beam_size + max(map(len, self._forbidden))
 
     @property
     def given(self) -> int | None:
@@ -158,7 +174,7 @@ class Beam(Search):
         size = self.decoding.beam_size
         if (token := self.given) is not None:
             [hypothesis], likely = self._live, candidates[0].given
-            self._live = [hypothesis.longer(token, likely, hypothesis.score + likely)]
+            self._go_on([hypothesis.longer(token, likely, hypothesis.score + likely)])
             rows = [(0, token)]
         else:
             following: list[_Open] = []
@@ -176,7 +192,7 @@ class Beam(Search):
             if len(self._ended) == size or not following:
                 self._ended = self._ended or self._live
                 return []
-            self._live = following
+            self._go_on(following)
         if len(self._live[0].tokens) == self.decoding.max_tokens:
             self._ended += self._live[: size - len(self._ended)]
             return []
@@ -186,8 +202,10 @@ class Beam(Search):
         """The ``wanted`` best continuations as (negative score, row, rank in the row, token, log-probability)."""
         most = 2 * self.decoding.beam_size
         pool = []
-        for row, (hypothesis, (tokens, log_probabilities, _)) in enumerate(zip(self._live, candidates, strict=True)):
-            banned, score = self._banned(hypothesis.tokens), hypothesis.score
+        for row, (hypothesis, banned, (tokens, log_probabilities, _)) in enumerate(
+            zip(self._live, self._forbidden, candidates, strict=True)
+        ):
+            score = hypothesis.score
             allowed = 0
             for rank, (token, likely) in enumerate(zip(tokens, log_probabilities, strict=True)):
                 if token not in banned:
