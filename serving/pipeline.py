@@ -137,7 +137,7 @@ class Pipeline:
             said = f"takes a beam_size of 1, not {options.beam_size}: a beam's tokens are final only at its end"
             raise Invalid([("stream", said)])
         prepared = await self._prepare(texts, target, options, prefixes)
-        feed = Feed(prepared.sentences, self.tokenizer.decode)
+        feed = Feed(prepared.sentences, self.tokenizer.decode, self.settings.stream_interval)
         places = [(index, number) for index, cut in enumerate(prepared.sentences) for number in range(len(cut))]
         jobs = [
             translation(ids, decoding, deadline, feed.ear(*place, decoding.max_tokens))

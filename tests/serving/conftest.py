@@ -74,6 +74,6 @@ def api(tiny_bundle: Path) -> Iterator[Api]:
 @pytest.fixture
 def slow_api(tiny_bundle: Path) -> Iterator[Api]:
     """With one row, and 20 steps a second at most."""
-    with answering(tiny_bundle, rows=1, timeout=20) as found:
+    with answering(tiny_bundle, rows=1, timeout=20, stream_interval=0) as found:
         found.slow_down(0.05)
         yield found

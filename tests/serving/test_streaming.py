@@ -76,4 +76,26 @@ def test_a_feed_tells_each_texts_deltas_and_ends_when_it_is_closed() -> None:
 
     deltas = asyncio.run(run())
     texts = ["".join(delta.text for delta in deltas if delta.index == index) for index in (0, 1)]
+    assert [delta.index for delta in deltas] == [1, 0]
     assert texts == ["Eins. " + tokenizer.decode(tokenizer.target("Zwei.")[:1]), "Drei."]
+
+
+def test_what_comes_within_the_interval_comes_together_and_the_end_waits_for_nothing() -> None:
+    async def run() -> list[Delta]:
+        feed = Feed([split("One."), split("Two.")], tokenizer.decode, interval=3600)
+        first, second = feed.ear(0, 0, 10), feed.ear(1, 0, 10)
+        told = []
+        ids = tokenizer.target("Guten Tag")
+        first.hear(ids[0])
+        async for delta in feed:
+            told.append(delta)
+            if len(told) == 1:
+                for token in ids[1:]:
+                    first.hear(token)
+                for token in ids:
+                    second.hear(token)
+                feed.close()
+        return told
+
+    first, *together = asyncio.run(run())
+    assert together == [Delta(0, "Guten Tag".removeprefix(first.text)), Delta(1, "Guten Tag")]
