@@ -122,7 +122,9 @@ class Engine:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        left, self._someone_left = self._someone_left, False
+        # Written only where it was True: one who leaves between the reading and the writing would be overlooked.
+        if left := self._someone_left:
+            self._someone_left = False
         gone = self._scheduler.retire(now)
         for job in [*self._scheduler.drop(now, left), *gone]:
             _give_up(job)

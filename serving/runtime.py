@@ -90,7 +90,7 @@ class Runtime:
             for name in manifest.graphs
         }
         self._binding = self._sessions["decoder"].io_binding()
-        self._bound: tuple[int, int, int, int] | None = None
+        self._bound: tuple[KeyValueCache, int, StepState, int, int] | None = None
         self._outputs: dict[str, Array] = {}
         self._cache_names = [
             spec.name
@@ -119,7 +119,7 @@ class Runtime:
         written in place.
         """
         # Binding costs about as much as a small step: only what has moved since is bound again.
-        layout = (rows, k, id(cache), cache.layout)
+        layout = (cache, cache.layout, state, rows, k)
         if layout != self._bound:
             self._bind(cache, state, rows, k)
             self._bound = layout
