@@ -1,17 +1,19 @@
 """What the tests share: the project's own sentences, a tiny random model, and the model that ships."""
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from export.exporter import export
+from export import verify
+from export.exporter import Precision, export
 from model import checkpoint
 from model.checkpoint import CheckpointConfig
 from model.config import ModelConfig
-from model.tokenizer import Tokenizer
+from model.tokenizer import END, Tokenizer
 from model.transformer import Transformer
 from tests.service import free_port, running
 
@@ -73,6 +75,47 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
     export(tiny_checkpoint, folder, "fp32")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lively_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig, tiny_tokenizer: Tokenizer
+) -> Path:
+    """Random weights again, but such that what is written looks back at source and target and ends at all lengths.
+
+    The tiny one repeats itself, so its tokens would hardly tell if it were given another row's past.
+    """
+    torch.manual_seed(7)
+    model = tiny_config.model_copy(update={"tied_embeddings": False})
+    weights = {name: weight.detach() for name, weight in Transformer(model).named_parameters()}
+    for name, weight in weights.items():
+        if "norm" in name or name.endswith("bias"):
+            weight += 0.1 * torch.randn_like(weight)
+        elif "embedding" not in name and name != "projection.weight":
+            weight *= 2
+    weights["target_embedding.weight"] *= 0.3
+    projection = weights["projection.weight"].normal_(std=0.2)
+    weights["decoder_norm.bias"] += 2.2 * projection[END] / projection[END].norm()
+    folder = tmp_path_factory.mktemp("checkpoint") / "lively"
+    checkpoint.save(
+        folder, CheckpointConfig(name="lively", pairs=(("en", "de"),), model=model), weights, tiny_tokenizer
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lively_bundle(tmp_path_factory: pytest.TempPathFactory, lively_checkpoint: Path) -> Callable[[Precision], Path]:
+    """The lively checkpoint's bundle in a precision."""
+
+    @functools.cache
+    def bundle(precision: Precision) -> Path:
+        folder = tmp_path_factory.mktemp("bundle") / f"lively-{precision}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(verify, "BATCH_SIZES", (2,))  # The gate has tests of its own.
+            export(lively_checkpoint, folder, precision)
+        return folder
+
+    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,45 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export.bundle import BundleError, read_manifest
-from serving.runtime import Runtime, pad
+from export.exporter import Precision
+from model.tokenizer import END, START
+from serving.cache import KeyValueCache
+from serving.runtime import Runtime, StepState, pad
+
+SOURCES = [[4, 9, END], [4, 9, 9, 9, END], [4, *range(20, 50), END]]
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def runtime(request: pytest.FixtureRequest, lively_bundle: Callable[[Precision], Path]) -> Runtime:
+    bundle = lively_bundle(request.param)
+    return Runtime(bundle, read_manifest(bundle), 1)
+
+
+def begin(runtime: Runtime, sources: list[list[int]], rows: int = 8) -> tuple[KeyValueCache, StepState]:
+    """A cache that holds ``sources``, and the state before their first step."""
+    cache, state = runtime.cache(rows), StepState(rows)
+    encoded = runtime.encode(sources)
+    cache.deepen(0, 1, max(map(len, sources)))
+    cache.grow(len(sources))
+    for row, source in enumerate(sources):
+        cache.store(row, encoded.caches, row, len(source))
+        state.token[row], state.lengths[row] = START, len(source)
+    return cache, state
+
+
+def write(runtime: Runtime, cache: KeyValueCache, state: StepState, rows: int, steps: int) -> list[list[float]]:
+    """Greedy tokens and their log-probabilities, step by step."""
+    found = []
+    for _ in range(steps):
+        tokens, likely, _ = runtime.step(cache, state, rows, 2)
+        found.append([*tokens[:, 0].tolist(), *likely[:, 0].tolist()])
+        state.token[:rows] = tokens[:, 0]
+        state.position[:rows] += 1
+    return found
 
 
 def test_padding_rounds_up_and_keeps_the_tokens() -> None:
@@ -19,17 +54,92 @@ def test_a_device_that_is_not_there_is_refused(tiny_bundle: Path) -> None:
         Runtime(tiny_bundle, read_manifest(tiny_bundle), 1, "cuda")
 
 
-def test_the_k_best_are_best_first_and_log_probabilities(tiny_bundle: Path) -> None:
-    manifest = read_manifest(tiny_bundle)
-    runtime = Runtime(tiny_bundle, manifest, 1)
-    cache = runtime.cache(4)
-    encoded = runtime.encode([[4, 9, 3], [4, 9, 9, 9, 3]])
-    cache.reserve(2)
-    for name, values in encoded.caches.items():
-        for row in range(2):
-            cache.store(name, row, values[row])
-    lengths = np.array([3, 5], np.int32)
-    tokens, likely = runtime.step(cache, np.array([2, 2]), np.zeros(2, np.int32), lengths, k=manifest.model.vocabulary)
+def test_int8_on_a_gpu_is_refused(lively_bundle: Callable[[Precision], Path]) -> None:
+    bundle = lively_bundle("int8")
+    with pytest.raises(BundleError, match="int8 is for the CPU"):
+        Runtime(bundle, read_manifest(bundle), 1, "cuda")
+
+
+def test_the_cache_has_the_decoders_names_and_nothing_in_it(runtime: Runtime) -> None:
+    cache = runtime.cache(5)
+    parts = [f"{part}_{layer}" for part in ("key", "value") for layer in (0, 1)]
+    assert set(cache.arrays) == {f"{kind}_{part}" for kind in ("self", "cross", "last") for part in parts}
+    assert cache.limit == 5
+    assert cache.bytes == 0
+
+
+def test_the_k_best_are_best_first_and_log_probabilities(runtime: Runtime) -> None:
+    vocabulary = runtime.manifest.model.vocabulary
+    cache, state = begin(runtime, SOURCES)
+    state.given[:3] = [0, vocabulary - 1, 77]
+    tokens, likely, given = (array.copy() for array in runtime.step(cache, state, 3, vocabulary))
     assert (np.diff(likely, axis=1) <= 0).all()
     np.testing.assert_allclose(np.exp(likely).sum(axis=1), 1, atol=1e-4)
-    assert sorted(tokens[0].tolist()) == list(range(manifest.model.vocabulary))
+    for row in range(3):
+        assert sorted(tokens[row].tolist()) == list(range(vocabulary))
+        assert given[row] == likely[row][tokens[row] == state.given[row]]
+    few = runtime.step(cache, state, 3, 2)
+    assert np.array_equal(few[0], tokens[:, :2])
+    assert np.array_equal(few[1], likely[:, :2])
+    assert np.array_equal(few[2], given)
+
+
+def test_each_row_is_at_its_own_position(runtime: Runtime) -> None:
+    """One row steps alone, and then beside others that have written more or less."""
+    whole = [write(runtime, *begin(runtime, [source]), 1, 12) for source in SOURCES]
+    cache, state = begin(runtime, SOURCES)
+    write(runtime, cache, state, 3, 4)
+    write(runtime, cache, state, 2, 3)
+    write(runtime, cache, state, 1, 2)
+    assert state.position[:3].tolist() == [9, 7, 4]
+    following = write(runtime, cache, state, 3, 3)
+    for row, begins in enumerate((9, 7, 4)):
+        assert [[step[row], step[3 + row]] for step in following] == whole[row][begins : begins + 3]
+
+
+@pytest.mark.parametrize("written", [41, 100])
+def test_rows_get_the_same_bits_at_whatever_depth(runtime: Runtime, written: int) -> None:
+    plain = write(runtime, *begin(runtime, SOURCES), 3, 12)
+    cache, state = begin(runtime, SOURCES)
+    half = write(runtime, cache, state, 3, 6)
+    cache.deepen(3, written, 128)
+    assert half + write(runtime, cache, state, 3, 6) == plain
+
+
+def test_a_step_works_on_the_cache_and_the_state_it_is_given(runtime: Runtime) -> None:
+    """Though what is bound is kept from step to step: another with the same shape is not mistaken for it."""
+    alone = {}
+    for name, sources in (("first", SOURCES[:2]), ("second", SOURCES[1:])):
+        alone[name] = write(runtime, *begin(runtime, sources), 2, 8)
+    first, second = begin(runtime, SOURCES[:2]), begin(runtime, SOURCES[1:])
+    turns: dict[str, list[list[float]]] = {"first": [], "second": []}
+    for _ in range(4):
+        turns["first"] += write(runtime, *first, 2, 2)
+        turns["second"] += write(runtime, *second, 2, 2)
+    assert turns == alone
+    cache, state = begin(runtime, SOURCES[:2])
+    moved = write(runtime, cache, state, 2, 4)
+    other = StepState(8)
+    other.copy([], [])
+    for name, array in state.inputs.items():
+        other.inputs[name][:] = array
+        array[:] = 1
+    assert moved + write(runtime, cache, other, 2, 4) == alone["first"]
+
+
+def test_a_states_rows_are_copied_all_at_once() -> None:
+    state = StepState(4)
+    state.token[:], state.position[:], state.given[:], state.lengths[:] = range(4), range(10, 14), range(5, 9), 7
+    state.copy([0, 1, 2], [1, 2, 3])
+    assert state.token.tolist() == [0, 0, 1, 2]
+    assert state.position.tolist() == [10, 10, 11, 12]
+    assert state.given.tolist() == [5, 5, 6, 7]
+
+
+def test_a_source_gets_the_same_bits_alone_and_among_others(runtime: Runtime) -> None:
+    together = runtime.encode(SOURCES)
+    for row, source in enumerate(SOURCES):
+        alone = runtime.encode([source])
+        assert np.array_equal(alone.memory[0, : len(source)], together.memory[row, : len(source)])
+        for name, array in alone.caches.items():
+            assert np.array_equal(array[0, :, : len(source)], together.caches[name][row, :, : len(source)])

@@ -78,6 +78,20 @@ def test_jobs_past_their_deadline_or_cancelled_are_dropped_and_not_counted() -> 
     assert scheduler.admit() == [good]
 
 
+def test_without_word_of_a_cancellation_the_queue_is_only_looked_through_when_a_deadline_has_passed() -> None:
+    scheduler: Scheduler[Ticket] = Scheduler(rows=1, encode_tokens=100)
+    early, later, unwanted = ticket(deadline=1.0), ticket(deadline=2.0), ticket()
+    scheduler.add([later, early, unwanted])
+    unwanted.cancelled = True
+    assert scheduler.drop(0.9, cancelled=False) == []
+    assert scheduler.drop(1.0, cancelled=False) == [early, unwanted]
+    assert scheduler.drop(1.9, cancelled=False) == []
+    assert scheduler.drop(2.0, cancelled=False) == [later]
+    scheduler.add([ticket(deadline=3.0)])
+    assert len(scheduler.drop(3.0, cancelled=False)) == 1
+    assert scheduler.waiting_tokens == len(scheduler) == 0
+
+
 @pytest.mark.parametrize("why", ["late", "cancelled"])
 def test_running_jobs_that_nobody_waits_for_retire_apart_from_those_that_are_done(why: str) -> None:
     scheduler: Scheduler[Ticket] = Scheduler(rows=9, encode_tokens=100)
@@ -154,11 +168,12 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(rows: int, encode_tokens
         coming = {arrival.ticket(): arrival for arrival in arrivals if arrival.turn == turn}
         jobs.update(coming)
         scheduler.add(coming)
+        word = False
         for job, arrival in jobs.items():
-            if arrival.cancels and arrival.patience is not None and turn >= arrival.turn + arrival.patience:
-                job.cancelled = True  # again and again, done or not
+            if arrival.cancels and arrival.patience is not None and turn == arrival.turn + arrival.patience:
+                job.cancelled = word = True  # done or not
         unwanted = {job for job in jobs if job.gone(turn)}
-        leaving = [*scheduler.retire(turn), *scheduler.drop(turn)]
+        leaving = [*scheduler.retire(turn), *scheduler.drop(turn, word)]
         assert set(leaving) <= unwanted
         gone += leaving
         # Whoever is not wanted has left, wherever it was.

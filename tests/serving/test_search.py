@@ -18,6 +18,7 @@ from model.tokenizer import END
 from model.transformer import Transformer
 from serving.decoding import Decoding, Sampling
 from serving.search import Beam, Candidates, Hypothesis, Search, Single, search_for
+from tests.serving.reference import expected
 
 VOCABULARY = 14
 
@@ -47,31 +48,6 @@ def model(seed: int) -> Transformer:
 
 
 SOURCE = torch.tensor([5, 9, 6, 13, 4, END])
-
-
-def expected(model: Transformer, source: torch.Tensor, decoding: Decoding) -> list[oracle.Hypothesis]:
-    """What `model.search` makes of it."""
-    rules: Any = {
-        "max_tokens": decoding.max_tokens,
-        "min_tokens": decoding.min_tokens,
-        "no_repeat_ngram": decoding.no_repeat_ngram,
-        "prefix": decoding.prefix,
-    }
-    if sampling := decoding.sampling:
-        return [
-            oracle.sample(
-                model,
-                source,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                seed=sampling.seed,
-                stream=sampling.stream,
-                **rules,
-            )
-        ]
-    found = oracle.beam(model, source, beam_size=decoding.beam_size, length_penalty=decoding.length_penalty, **rules)
-    return found[: decoding.alternatives]
 
 
 @torch.inference_mode()
