@@ -64,7 +64,7 @@ class Engine:
             waiting = self.waiting_tokens
             # A large request counts as half the queue at most: one that never fitted would wait for ever.
             if waiting + min(cost, self.queue_tokens // 2) > self.queue_tokens:
-                excess = waiting + cost - self.queue_tokens
+                excess = waiting + min(cost, self.queue_tokens // 2) - self.queue_tokens
                 seconds = math.ceil(min(waiting, excess) / self._throughput.rate)
                 raise QueueFull(waiting, self.queue_tokens, max(1, seconds))
             self._arriving += jobs
