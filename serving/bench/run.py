@@ -33,7 +33,7 @@ ENTRANTS = tuple(
     for precision in precisions
 )
 BEAMS = {"greedy": 1, "beam": 4}
-FULL = {"models": f"{SHIPPED},{BASE}", "rows": "1,8,32,64", "threads": "1,2", "search": "greedy,beam", "repeats": "5"}
+FULL = {"models": f"{SHIPPED},{BASE}", "rows": "1,8,32,64", "threads": "1,2", "search": "greedy,beam", "repeats": "3"}
 QUICK = {"models": SHIPPED, "rows": "1,4", "threads": "1", "search": "greedy", "repeats": "1"}
 EPILOG = f"""\
 Tokens a second are the target tokens an engine wrote, end tokens included, by the time it took. Latency is the time

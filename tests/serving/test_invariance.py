@@ -48,8 +48,10 @@ def requests(sources: Sequence[list[int]], count: int, longest_source: int, long
 @contextmanager
 def running(bundle: Path, **settings: Any) -> Iterator[Engine]:
     engine = engine_of(bundle, **settings)
-    yield engine
-    engine.stop()
+    try:
+        yield engine
+    finally:
+        engine.stop()
 
 
 def outcome(job: Job) -> Any:
