@@ -35,7 +35,7 @@ def requests(sources: Sequence[list[int]], count: int, longest_source: int, long
         one, other = choices.sample(sources, 2)
         words = one[1:-1] + other[1:-1]
         begin = choices.randrange(len(words) + 1)
-        length = min(longest_source - 2, round(choices.expovariate(0.03)))
+        length = min(longest_source - 2, round(choices.expovariate(0.02)))
         found.append([one[0], *words[begin : begin + length], END])
     found = found[:count]
     decodings = mixed(found, seed=1, longest=longest_target)
