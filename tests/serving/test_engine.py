@@ -439,11 +439,6 @@ def test_a_listener_that_leaves_hears_no_more_and_one_whose_loop_is_closed_harms
     assert len(gone.heard) <= 4
 
 
-def test_nobody_can_listen_to_a_beam(sources: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="no token of a beam is final before the last"):
-        translation(sources[0], Decoding(9, beam_size=2), soon(), Ear(Loop()))
-
-
 # What is refused, and what breaks.
 
 
