@@ -80,7 +80,8 @@ class Limits(Frozen):
 class CacheSpec(Frozen):
     """How key and value caches lie in memory. They must start as zeros: a NaN in padding poisons its neighbours."""
 
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "int8"] = "float32"
+    """int8: one calibrated scale a channel, in the graphs; an int8 bundle written by an earlier version has float32."""
     layout: tuple[str, ...] = ("rows", "heads", "capacity", "head_width")
     in_place: Literal[True] = True
     """Bind one buffer as a cache's input and as its output."""

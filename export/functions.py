@@ -6,12 +6,14 @@ Attention functions take queries, keys and values that are already projected; th
 * ``standard``: operators of ONNX itself. What a reader opens, and what any runtime runs.
 * ``fused``: operators of ONNX Runtime (domain ``com.microsoft``). What ships, for speed.
 
-In the inspection graph (``attention.onnx``) the attention functions spell out every product and return the scores and
-weights as well. Shapes: b rows, h heads, d head width, w = h·d width, s source, t target tokens, c cache capacity.
+Where keys and values are cached as int8, MaskedSelfAttention and CrossAttention take the size of each channel's unit
+too. In the inspection graph (``attention.onnx``) the attention functions spell out every product and return the scores
+and weights as well. Shapes: b rows, h heads, d head width, w = h·d width, s source, t target tokens, c cache capacity.
 
 The texts are ONNX's own notation (``onnx.parser``).
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import onnx
@@ -21,9 +23,11 @@ DOMAIN = "dragoman"
 OPSET = 24
 VENDOR = "com.microsoft"
 
+ATTENTION = ("SelfAttention", "MaskedSelfAttention", "CrossAttention")
+
 Bodies = Literal["standard", "fused"]
 
-_HEADER = f'<opset_import: ["" : {OPSET}, "{VENDOR}" : 1], domain: "{DOMAIN}">'
+_HEADER = f'<opset_import: ["" : {OPSET}, "{VENDOR}" : 1, "{DOMAIN}" : 1], domain: "{DOMAIN}">'
 
 _SELF_ATTENTION = {
     # query, key, value [b, s, w]; lengths [b] int32 -> output [b, s, w]
@@ -111,6 +115,99 @@ CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengt
 }""",
 }
 
+# Keys or values as whole numbers of ``unit``, in -128 ... 127, and back; unit broadcasts to their shape. Times the
+# reciprocal, because the fused operator does so when it writes to a cache.
+_QUANTIZE_CACHE = """
+QuantizeCache(states, unit) => (integers)
+{
+    per_unit = Reciprocal(unit)
+    units = Mul(states, per_unit)
+    one = Constant<value_float: float = 1.0>()
+    zero = Constant<value = int8 {0}>()
+    integers = QuantizeLinear(units, one, zero)
+}"""
+_DEQUANTIZE_CACHE = """
+DequantizeCache(integers, unit) => (states)
+{
+    whole = Cast<to: int = 1>(integers)
+    states = Mul(whole, unit)
+}"""
+
+_PER_CHANNEL = """num_heads: int = @heads, kv_num_heads: int = @heads, k_quant_type: string = "PER_CHANNEL",
+         v_quant_type: string = "PER_CHANNEL", kv_cache_bit_width: int = 8"""
+
+# As above with caches of int8; key_unit, value_unit [h, 1, d]. This step's own key and value are seen as the cache
+# gives them back.
+_MASKED_SELF_ATTENTION_INT8 = {
+    "standard": f"""
+MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position, key_unit, value_unit)
+    => (output, keys, values)
+{{{_SHAPES}
+    query_by_head = Reshape(query, by_head)
+    key_by_head = Reshape(key, by_head)
+    value_by_head = Reshape(value, by_head)
+    key_int8 = {DOMAIN}.QuantizeCache(key_by_head, key_unit)
+    value_int8 = {DOMAIN}.QuantizeCache(value_by_head, value_unit)
+    at = Cast<to: int = 7>(position)
+    keys = TensorScatter<axis: int = 2>(key_cache, key_int8, at)
+    values = TensorScatter<axis: int = 2>(value_cache, value_int8, at)
+    keys_fp32 = {DOMAIN}.DequantizeCache(keys, key_unit)
+    values_fp32 = {DOMAIN}.DequantizeCache(values, value_unit)
+    one = Constant<value_int: int = 1>()
+    valid = Add(at, one)
+    output_by_head = Attention(query_by_head, keys_fp32, values_fp32, "", "", "", valid)
+    output = Reshape(output_by_head, split)
+}}""",
+    "fused": f"""
+MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position, key_unit, value_unit)
+    => (output, keys, values)
+{{
+    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
+    axis = Constant<value_ints: ints = [0]>()
+    capacity_scalar = Squeeze(capacity, axis)
+    total = Cast<to: int = 6>(capacity_scalar)
+    output, keys, values = com.microsoft.GroupQueryAttention<{_PER_CHANNEL}>
+        (query, key, value, key_cache, value_cache, position, total, "", "", "", "", "", key_unit, value_unit)
+}}""",
+}
+
+# last_key and last_value [b, 1, w] are int8 as well.
+_CROSS_ATTENTION_INT8 = {
+    "standard": f"""
+CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengths, key_unit, value_unit)
+    => (output, keys, values)
+{{{_SHAPES}
+    query_by_head = Reshape(query, by_head)
+    keys_fp32 = {DOMAIN}.DequantizeCache(key_cache, key_unit)
+    values_fp32 = {DOMAIN}.DequantizeCache(value_cache, value_unit)
+    valid = Cast<to: int = 7>(lengths)
+    output_by_head = Attention(query_by_head, keys_fp32, values_fp32, "", "", "", valid)
+    output = Reshape(output_by_head, split)
+    keys = Identity(key_cache)
+    values = Identity(value_cache)
+}}""",
+    "fused": f"""
+CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengths, key_unit, value_unit)
+    => (output, keys, values)
+{{
+    flat = Constant<value_ints: ints = [-1]>()
+    key_unit_flat = Reshape(key_unit, flat)
+    value_unit_flat = Reshape(value_unit, flat)
+    last_key_fp32 = {DOMAIN}.DequantizeCache(last_key, key_unit_flat)
+    last_value_fp32 = {DOMAIN}.DequantizeCache(last_value, value_unit_flat)
+    one = Constant<value_int: int = 1>()
+    one_int32 = Cast<to: int = 6>(one)
+    last = Sub(lengths, one_int32)
+    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
+    axis = Constant<value_ints: ints = [0]>()
+    capacity_scalar = Squeeze(capacity, axis)
+    total = Cast<to: int = 6>(capacity_scalar)
+    output, keys, values = com.microsoft.GroupQueryAttention<{_PER_CHANNEL}>
+        (query, last_key_fp32, last_value_fp32, key_cache, value_cache, last, total, "", "", "", "", "",
+         key_unit, value_unit)
+}}""",
+}
+
 _INSPECTED = """
 {name}<heads>(query, key, value, visible) => (output, weights, scores)
 {{
@@ -178,12 +275,30 @@ def _parse(text: str) -> onnx.FunctionProto:
 
 def stepping(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
     """The functions of the encoder and of one decoding step."""
-    texts = [attention[bodies] for attention in (_SELF_ATTENTION, _MASKED_SELF_ATTENTION, _CROSS_ATTENTION)]
-    return [_parse(text) for text in [*texts, _LINEAR_INT8[bodies] if quantised else _LINEAR]]
+    masked, cross = (
+        (_MASKED_SELF_ATTENTION_INT8, _CROSS_ATTENTION_INT8)
+        if quantised
+        else (_MASKED_SELF_ATTENTION, _CROSS_ATTENTION)
+    )
+    attention = [_SELF_ATTENTION[bodies], masked[bodies], cross[bodies]]
+    return [_parse(text) for text in [*attention, *_layers(bodies, quantised)]]
 
 
 def inspecting(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
     """The functions of the inspection graph; ``visible`` is boolean and broadcasts to ``[b, h, queries, keys]``."""
-    names = ("SelfAttention", "MaskedSelfAttention", "CrossAttention")
-    texts = [_INSPECTED.format(name=name) for name in names]
-    return [_parse(text) for text in [*texts, _LINEAR_INT8[bodies] if quantised else _LINEAR]]
+    attention = [_INSPECTED.format(name=name) for name in ATTENTION]
+    return [_parse(text) for text in [*attention, *_layers(bodies, quantised)]]
+
+
+def _layers(bodies: Bodies, quantised: bool) -> list[str]:
+    return [_LINEAR_INT8[bodies], _QUANTIZE_CACHE, _DEQUANTIZE_CACHE] if quantised else [_LINEAR]
+
+
+def called(nodes: Iterable[onnx.NodeProto], known: Iterable[onnx.FunctionProto]) -> list[onnx.FunctionProto]:
+    """Those of ``known`` that ``nodes`` call, after those that these call in turn: some readers want that order."""
+    known = list(known)
+    names = {node.op_type for node in nodes if node.domain == DOMAIN}
+    found = [function for function in known if function.name in names]
+    inner = [node for function in found for node in function.node if node.domain == DOMAIN]
+    first = called(inner, known) if inner else []
+    return first + [function for function in found if function not in first]

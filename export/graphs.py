@@ -129,10 +129,9 @@ class Graph:
             list(self.initializers.values()),
             value_info=list(self.known.values()),
         )
-        used = {node.op_type for node in self.nodes if node.domain == DOMAIN}
         return helper.make_model(
             graph,
-            functions=[function for function in bodies if function.name in used],
+            functions=functions.called(self.nodes, bodies),
             opset_imports=[
                 helper.make_opsetid("", OPSET),
                 helper.make_opsetid(DOMAIN, 1),
@@ -141,6 +140,10 @@ class Graph:
             ir_version=11,
             producer_name="dragoman",
         )
+
+
+def _cache_unit(module: nn.Module) -> Tensor | None:
+    return module.cache_unit if isinstance(module, QuantizedLinear) else None
 
 
 class Lowering:
@@ -152,6 +155,7 @@ class Lowering:
         self.decoder = [layer for layer in model.decoder if isinstance(layer, DecoderLayer)]
         self.weights = Weights()
         self.quantised = isinstance(model.projection, QuantizedLinear)
+        self.cache_type = INT8 if self.quantised else FLOAT
         self._lowered: set[nn.Module] = set()
 
     def graphs(self) -> dict[str, onnx.ModelProto]:
@@ -265,6 +269,24 @@ class Lowering:
             result.append(projected)
         return result
 
+    def _quantize_cache(self, graph: Graph, states: str, module: nn.Module, name: str) -> str:
+        """Projected keys or values ``[b, length, w]`` as a cache holds them."""
+        unit = _cache_unit(module)
+        if unit is None:
+            return states
+        return graph.node(
+            "QuantizeCache", [states, graph.weight(f"{name}.cache_unit", unit)], f"{name}.quantized", DOMAIN
+        )
+
+    def _through_cache(self, graph: Graph, states: str, module: nn.Module, name: str, length: str) -> str:
+        """Projected keys or values ``[b, length, w]`` as a cache gives them back."""
+        kept = self._quantize_cache(graph, states, module, name)
+        if kept == states:
+            return states
+        restored = graph.node("DequantizeCache", [kept, f"{name}.cache_unit"], f"{name}.restored", DOMAIN)
+        graph.describe(restored, FLOAT, ["rows", length, self.config.width])
+        return restored
+
     def _k_best(self, graph: Graph, states: str) -> None:
         """The projection to the vocabulary, and the k best tokens of ``states`` ``[b, w]`` as outputs."""
         module = self.model.projection
@@ -325,9 +347,10 @@ class Lowering:
             for part in ("key", "value"):
                 name = f"decoder.{index}.cross.{part}"
                 projected = self._linear(graph, memory, getattr(layer.cross_attention, part), name)
-                split = graph.node("Reshape", [projected, by_head], f"{name}.split")
+                kept = self._quantize_cache(graph, projected, getattr(layer.cross_attention, part), name)
+                split = graph.node("Reshape", [kept, by_head], f"{name}.split")
                 cached = graph.node("Transpose", [split], f"{name}.by_head", perm=[0, 2, 1, 3])
-                graph.output(cached, f"cross_{part}_{index}", FLOAT, ["rows", heads, "source", head_width])
+                graph.output(cached, f"cross_{part}_{index}", self.cache_type, ["rows", heads, "source", head_width])
         return graph
 
     def _decoder_graph(self) -> Graph:
@@ -344,30 +367,41 @@ class Lowering:
             "cross": ["rows", config.heads, "source", config.head_width],
         }
 
-        def cached(name: str, use: str, index: int, operator: str, queries: list[str], last: str) -> str:
+        def cached(
+            name: str, use: str, index: int, operator: str, attention: MultiHeadAttention, queries: list[str], last: str
+        ) -> str:
             """Attention over a cache that comes in as an input and goes out, in place, as an output."""
             parts = [f"{use}_{part}_{index}" for part in ("key", "value")]
-            caches = [graph.input(part, FLOAT, cache_shape[use]) for part in parts]
+            caches = [graph.input(part, self.cache_type, cache_shape[use]) for part in parts]
+            by_head = (config.heads, 1, config.head_width)
+            units = [
+                graph.weight(f"{name}.{part}.cache_unit", unit.reshape(by_head))
+                for part in ("key", "value")
+                if (unit := _cache_unit(getattr(attention, part))) is not None
+            ]
             outputs = [name, *(f"{part}_out" for part in parts)]
-            graph.nodes_with(operator, [*queries, *caches, last], name, outputs, DOMAIN, heads=config.heads)
+            graph.nodes_with(operator, [*queries, *caches, last, *units], name, outputs, DOMAIN, heads=config.heads)
             graph.describe(name, FLOAT, ["rows", 1, config.width])
             for output in outputs[1:]:
-                graph.outputs.append(helper.make_tensor_value_info(output, FLOAT, cache_shape[use]))
+                graph.outputs.append(helper.make_tensor_value_info(output, self.cache_type, cache_shape[use]))
             return name
 
         for index, layer in enumerate(self.decoder):
             name = f"decoder.{index}.self"
             read = self._enter(graph, states, layer.self_residual, name)
             projected = self._projections(graph, name, layer.self_attention, read, read, 1, 1)
-            attended = cached(name, "self", index, "MaskedSelfAttention", projected, position)
+            attended = cached(name, "self", index, "MaskedSelfAttention", layer.self_attention, projected, position)
             change = self._linear(graph, attended, layer.self_attention.output, f"{name}.output")
             states = self._leave(graph, states, change, layer.self_residual, name)
             name = f"decoder.{index}.cross"
             read = self._enter(graph, states, layer.cross_residual, name)
             query = self._linear(graph, read, layer.cross_attention.query, f"{name}.query")
             graph.describe(query, FLOAT, ["rows", 1, config.width])
-            last = [graph.input(f"last_{part}_{index}", FLOAT, ["rows", 1, config.width]) for part in ("key", "value")]
-            attended = cached(name, "cross", index, "CrossAttention", [query, *last], lengths)
+            last = [
+                graph.input(f"last_{part}_{index}", self.cache_type, ["rows", 1, config.width])
+                for part in ("key", "value")
+            ]
+            attended = cached(name, "cross", index, "CrossAttention", layer.cross_attention, [query, *last], lengths)
             change = self._linear(graph, attended, layer.cross_attention.output, f"{name}.output")
             states = self._leave(graph, states, change, layer.cross_residual, name)
             states = self._feed_forward(
@@ -395,9 +429,13 @@ class Lowering:
                 name = f"decoder.{index}.{use}"
                 read = self._enter(graph, states, residual, name)
                 keys, symbol = (memory, "source") if use == "cross" else (read, "target")
-                projected = self._projections(graph, name, attention, read, keys, "target", symbol)
+                query, *kept = self._projections(graph, name, attention, read, keys, "target", symbol)
+                kept = [
+                    self._through_cache(graph, states, getattr(attention, part), f"{name}.{part}", symbol)
+                    for part, states in zip(("key", "value"), kept, strict=True)
+                ]
                 outputs = [name, f"{name}.weights", f"{name}.scores"]
-                graph.nodes_with(operator, [*projected, seen], name, outputs, DOMAIN, heads=heads)
+                graph.nodes_with(operator, [query, *kept, seen], name, outputs, DOMAIN, heads=heads)
                 graph.describe(name, FLOAT, ["rows", "target", self.config.width])
                 inspected.append((name, outputs[1:]))
                 change = self._linear(graph, name, attention.output, f"{name}.output")

@@ -7,9 +7,7 @@ import onnx
 from onnx import helper
 
 from export.bundle import GRAPHS
-from export.functions import DOMAIN
-
-ATTENTION = ("SelfAttention", "MaskedSelfAttention", "CrossAttention")
+from export.functions import ATTENTION, DOMAIN, called
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,11 @@ def _load(bundle: Path, graph: str) -> onnx.ModelProto:
 
 def _types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     graph = model.graph
-    return {value.name: value for values in (graph.input, graph.output, graph.value_info) for value in values}
+    weights = {
+        weight.name: helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+        for weight in graph.initializer
+    }
+    return weights | {value.name: value for values in (graph.input, graph.output, graph.value_info) for value in values}
 
 
 def _shape(value: onnx.ValueInfoProto) -> str:
@@ -105,7 +107,7 @@ def _alone(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
         [renamed(parameter, value) for parameter, value in zip(function.output, node.output, strict=True)],
     )
     result = helper.make_model(
-        graph, functions=[function], opset_imports=model.opset_import, ir_version=model.ir_version
+        graph, functions=called([node], model.functions), opset_imports=model.opset_import, ir_version=model.ir_version
     )
     onnx.checker.check_model(result)
     return result

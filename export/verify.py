@@ -53,7 +53,8 @@ class Stepper:
             self.caches[name.replace("cross", "last")] = ends.reshape(rows, 1, heads * head_width)
         for value in self.decoder.get_inputs():
             if value.name.startswith("self_"):
-                self.caches[value.name] = np.zeros((rows, heads, CAPACITY, head_width), np.float32)
+                shape = (rows, heads, CAPACITY, head_width)
+                self.caches[value.name] = np.zeros(shape, outputs["cross_key_0"].dtype)
         return memory
 
     def step(self, token: Array, position: int, k: int) -> tuple[Array, Array]:

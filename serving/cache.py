@@ -25,7 +25,7 @@ def depth(positions: int) -> int:
 
 
 class KeyValueCache:
-    """The caches of the decoder graph by input name, fp32.
+    """The caches of the decoder graph by input name, of ``dtype`` float32 or int8.
 
     ========================  ================================  ==================================
     ``self_key_0`` …          ``[rows, heads, written, d]``     keys and values of the target so far
@@ -38,7 +38,7 @@ class KeyValueCache:
     length is never looked at, but must be finite.
     """
 
-    def __init__(self, names: Sequence[str], heads: int, head_width: int, limit: int) -> None:
+    def __init__(self, names: Sequence[str], heads: int, head_width: int, limit: int, dtype: str) -> None:
         self.limit = limit
         self.arrays: dict[str, Array] = {}
         self.layout = 0
@@ -46,7 +46,7 @@ class KeyValueCache:
         self._names = {kind: [name for name in names if name.startswith(kind)] for kind in ("self", "cross", "last")}
         self._heads, self._head_width = heads, head_width
         # Each kind's arrays lie in one block, so that one copy serves all layers.
-        self._memory = {kind: np.zeros(0, np.float32) for kind in self._names}
+        self._memory = {kind: np.zeros(0, dtype) for kind in self._names}
         self._blocks: dict[str, Array] = {}
         self._depths = {"self": depth(0), "cross": depth(0)}
         self._lay_out(0, 0, self._depths)
@@ -91,7 +91,7 @@ class KeyValueCache:
                 kept = before[:, :used, :, : shape[3]].copy()
             size = int(np.prod(shape))
             if size > self._memory[kind].size:
-                self._memory[kind] = np.zeros(size, np.float32)
+                self._memory[kind] = np.zeros(size, self._memory[kind].dtype)
             block = self._blocks[kind] = self._memory[kind][:size].reshape(shape)
             if kept is not None:
                 block[:, :used, :, : kept.shape[3]] = kept

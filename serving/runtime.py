@@ -101,7 +101,7 @@ class Runtime:
     def cache(self, rows: int) -> KeyValueCache:
         """Memory for at most ``rows`` hypotheses being decoded."""
         model = self.manifest.model
-        return KeyValueCache(self._cache_names, model.heads, model.head_width, rows)
+        return KeyValueCache(self._cache_names, model.heads, model.head_width, rows, self.manifest.cache.dtype)
 
     def encode(self, sources: list[list[int]]) -> Encoded:
         """Run the encoder on ``sources``."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.bundle import MANIFEST, Limits, Manifest, Provenance
+from export.bundle import MANIFEST, CacheSpec, Limits, Manifest, Provenance
 from export.exporter import Precision, calibration, write_graphs
 from export.quantize import calibrate, quantized
 from model import checkpoint
@@ -126,6 +126,7 @@ def write_bundle(model: Transformer, folder: Path, precision: Precision) -> None
         precision=precision,
         attention="fused",
         limits=Limits(source_tokens=positions, target_tokens=positions),
+        cache=CacheSpec(dtype="int8" if precision == "int8" else "float32"),
         quantisation=None,
         files={},
         graphs=write_graphs(model, folder, "fused"),

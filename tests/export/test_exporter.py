@@ -53,6 +53,7 @@ def test_the_manifest_says_what_the_bundle_is(each_bundle: Path, small_checkpoin
     assert manifest.languages == {language: loaded.tokenizer.language_id(language) for language in ("de", "en")}
     assert manifest.special.model_dump() == {"padding": 0, "unknown": 1, "start": 2, "end": 3}
     assert manifest.limits.model_dump() == {"source_tokens": 16, "target_tokens": 16}
+    assert manifest.cache.dtype == {"fp32": "float32", "int8": "int8"}[manifest.precision]
     assert manifest.parity is not None
     assert manifest.parity.passed
     assert [case.rows for case in manifest.parity.cases] == [1, 2, 7, 32]
@@ -73,7 +74,7 @@ def test_the_manifest_describes_inputs_and_outputs_of_every_graph(each_bundle: P
         ):
             assert [spec.name for spec in specs] == [value.name for value in values]
     caches = {
-        f"{kind}_{part}_{layer}": ("float32", shape)
+        f"{kind}_{part}_{layer}": (manifest.cache.dtype, shape)
         for kind, shape in (
             ("self", ("rows", 2, "capacity", 8)),
             ("cross", ("rows", 2, "source", 8)),
@@ -81,6 +82,10 @@ def test_the_manifest_describes_inputs_and_outputs_of_every_graph(each_bundle: P
         )
         for part in ("key", "value")
         for layer in (0, 1)
+    }
+    encoded = {spec.name: (spec.dtype, spec.shape) for spec in manifest.graphs["encoder"].outputs}
+    assert encoded == {name: spec for name, spec in caches.items() if name.startswith("cross")} | {
+        "memory": ("float32", ("rows", "source", 16))
     }
     inputs, outputs = (
         {spec.name: (spec.dtype, spec.shape) for spec in specs}

@@ -24,6 +24,7 @@ Feeds = dict[str, Array]
 BODIES: tuple[Bodies, ...] = ("standard", "fused")
 ATTENTION = ("SelfAttention", "MaskedSelfAttention", "CrossAttention")
 CACHES = {"keys": "key_cache", "values": "value_cache"}
+CACHE_LAYERS = ("QuantizeCache", "DequantizeCache")
 RANKS = {
     "lengths": 1,
     "position": 1,
@@ -39,8 +40,14 @@ RANKS = {
 RANKS |= dict.fromkeys(("keys", "values", "weights", "scores"), 4)
 TYPES = {"lengths": TensorProto.INT32, "position": TensorProto.INT32, "visible": TensorProto.BOOL}
 INT8_TYPES = {"input": TensorProto.UINT8, "zero": TensorProto.UINT8, "weight": TensorProto.INT8}
+INT8_TYPES |= dict.fromkeys((*CACHES, *CACHES.values(), "last_key", "last_value", "integers"), TensorProto.INT8)
 
-every_attention = pytest.mark.parametrize("name", ATTENTION)
+every_attention = pytest.mark.parametrize(
+    ("name", "quantised"),
+    [*((name, False) for name in ATTENTION), ("MaskedSelfAttention", True), ("CrossAttention", True)],
+    ids=lambda part: part if isinstance(part, str) else "int8" if part else "float32",
+)
+every_cache = pytest.mark.parametrize("quantised", [False, True], ids=["float32", "int8"])
 every_body = pytest.mark.parametrize("bodies", BODIES)
 
 
@@ -48,13 +55,14 @@ every_body = pytest.mark.parametrize("bodies", BODIES)
 def one_node(
     name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False
 ) -> onnx.ModelProto:
-    """A model that is one node of ``name`` and the function it stands for."""
+    """A model that is one node of ``name``, the function it stands for and those it may call."""
     found = (functions.inspecting if inspected else functions.stepping)(bodies, quantised)
     function = next(function for function in found if function.name == name)
     types = TYPES | (INT8_TYPES if quantised else {})
 
     def value(parameter: str) -> onnx.ValueInfoProto:
-        shape = [f"{parameter}_{axis}" for axis in range(RANKS.get(parameter, 2 if name == "Linear" else 3))]
+        rank = RANKS.get(parameter, 2 if name == "Linear" else 3)
+        shape = None if name in CACHE_LAYERS else [f"{parameter}_{axis}" for axis in range(rank)]
         return helper.make_tensor_value_info(parameter, types.get(parameter, TensorProto.FLOAT), shape)
 
     node = helper.make_node(name, function.input, function.output, domain=DOMAIN, **({"heads": heads} if heads else {}))
@@ -62,18 +70,21 @@ def one_node(
         [node], name, *([value(part) for part in parts] for parts in (function.input, function.output))
     )
     imports = [helper.make_opsetid(domain, version) for domain, version in (("", OPSET), (DOMAIN, 1), (VENDOR, 1))]
-    model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=11)
-    onnx.checker.check_model(model)
+    # Those that are called first: ONNX's reference evaluator knows only what it has read.
+    found = sorted(found, key=lambda function: function.name not in CACHE_LAYERS)
+    model = helper.make_model(graph, functions=found, opset_imports=imports, ir_version=11)
+    if name not in CACHE_LAYERS:  # Their shapes are free, which the checker does not know.
+        onnx.checker.check_model(model)
     return model
 
 
 @functools.cache
 def session(
-    name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False
+    name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False, threads: int = 1
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     model = one_node(name, bodies, heads, inspected, quantised)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -95,12 +106,24 @@ def run(function: onnxruntime.InferenceSession, feeds: Feeds) -> Feeds:
     return {output: value.numpy().copy() for output, value in zip(names, binding.get_outputs(), strict=True)}
 
 
-def attend(name: str, bodies: Bodies, heads: int, feeds: Feeds) -> Feeds:
-    return run(session(name, bodies, heads), feeds)
+def attend(name: str, bodies: Bodies, heads: int, feeds: Feeds, threads: int = 1) -> Feeds:
+    return run(session(name, bodies, heads, quantised="key_unit" in feeds, threads=threads), feeds)
 
 
-def example(name: str, seed: int, rows: int = 5, heads: int = 2, head_width: int = 8, extent: int = 24) -> Feeds:
-    """Random inputs with a ragged ``lengths`` or ``position`` within ``extent`` keys; the first row's is the longest."""
+def example(
+    name: str,
+    seed: int,
+    quantised: bool = False,
+    *,
+    rows: int = 5,
+    heads: int = 2,
+    head_width: int = 8,
+    extent: int = 24,
+) -> Feeds:
+    """Random inputs with a ragged ``lengths`` or ``position`` within ``extent`` keys; the first row's is the longest.
+
+    Units of int8 caches are powers of two, so that what is written is exact, and half of that is halves of a unit.
+    """
     random = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Array:
@@ -116,13 +139,22 @@ def example(name: str, seed: int, rows: int = 5, heads: int = 2, head_width: int
     if name == "SelfAttention":
         return {"query": normal(*whole), "key": normal(*whole), "value": normal(*whole), "lengths": lengths}
     caches = {"key_cache": normal(*cache), "value_cache": normal(*cache)}
+    units: Feeds = {}
+    if quantised:
+        caches = {part: random.integers(-128, 128, cache).astype(np.int8) for part in caches}
+        units = {part: np.exp2(random.integers(-8, -5, (heads, 1, head_width))) for part in ("key_unit", "value_unit")}
+        units = {part: unit.astype(np.float32) for part, unit in units.items()}
     if name == "CrossAttention":
         last = {
             part: caches[f"{part.removeprefix('last_')}_cache"][range(rows), :, lengths - 1].reshape(step)
             for part in ("last_key", "last_value")
         }
-        return {"query": normal(*step), **last, **caches, "lengths": lengths}
-    return {"query": normal(*step), "key": normal(*step), "value": normal(*step), **caches, "position": lengths - 1}
+        return {"query": normal(*step), **last, **caches, "lengths": lengths, **units}
+    fresh = {"key": normal(*step), "value": normal(*step)}
+    for part, states in fresh.items() if quantised else ():
+        halves = (random.integers(-140, 140, step) + 0.5) * units[f"{part}_unit"].ravel()
+        fresh[part] = np.where(random.random(step) < 0.5, halves, states).astype(np.float32)
+    return {"query": normal(*step), **fresh, **caches, "position": lengths - 1, **units}
 
 
 def valid(feeds: Feeds) -> Array:
@@ -132,11 +164,23 @@ def valid(feeds: Feeds) -> Array:
 
 def written(feeds: Feeds) -> tuple[Array, Array]:
     """The caches with each row's key and value at its position."""
-    key_cache, value_cache = feeds["key_cache"].copy(), feeds["value_cache"].copy()
-    for row, position in enumerate(feeds["position"]):
-        key_cache[row, :, position] = feeds["key"][row].reshape(key_cache.shape[1], -1)
-        value_cache[row, :, position] = feeds["value"][row].reshape(key_cache.shape[1], -1)
-    return key_cache, value_cache
+    caches = []
+    for part in ("key", "value"):
+        cache = feeds[f"{part}_cache"].copy()
+        for row, position in enumerate(feeds["position"]):
+            states = feeds[part][row].reshape(cache.shape[1], -1)
+            if cache.dtype == np.int8:
+                states = np.clip(np.rint(states * (1 / feeds[f"{part}_unit"][:, 0])), -128, 127)
+            cache[row, :, position] = states
+        caches.append(cache)
+    return caches[0], caches[1]
+
+
+def seen(feeds: Feeds) -> tuple[Array, Array]:
+    """The keys and values ``[b, h, c, d]`` in float64 that a step has in its caches."""
+    keys, values = written(feeds) if "position" in feeds else (feeds["key_cache"], feeds["value_cache"])
+    key_unit, value_unit = (np.float64(feeds.get(part, 1)) for part in ("key_unit", "value_unit"))
+    return keys * key_unit, values * value_unit
 
 
 @every_attention
@@ -149,13 +193,13 @@ def written(feeds: Feeds) -> tuple[Array, Array]:
     extent=st.integers(1, 40),
 )
 def test_both_bodies_compute_the_formula(
-    name: str, seed: int, rows: int, heads: int, head_width: int, extent: int
+    name: str, quantised: bool, seed: int, rows: int, heads: int, head_width: int, extent: int
 ) -> None:
-    feeds = example(name, seed, rows, heads, head_width, extent)
+    feeds = example(name, seed, quantised, rows=rows, heads=heads, head_width=head_width, extent=extent)
     if name == "SelfAttention":
         keys, values = by_head(feeds["key"], heads), by_head(feeds["value"], heads)
     else:
-        keys, values = written(feeds) if "position" in feeds else (feeds["key_cache"], feeds["value_cache"])
+        keys, values = seen(feeds)
     visible = np.arange(extent) < valid(feeds)[:, None, None, None]
     expected = attention(by_head(feeds["query"], heads), keys, values, visible)[0]
     standard, fused = (attend(name, bodies, heads, feeds)["output"] for bodies in BODIES)
@@ -166,36 +210,52 @@ def test_both_bodies_compute_the_formula(
 
 @every_attention
 @every_body
-@pytest.mark.parametrize("size", [1.0, 1e6, 1e12])
-def test_what_lies_behind_a_rows_valid_length_changes_nothing(name: str, bodies: Bodies, size: float) -> None:
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e6, 1e12])
+def test_what_lies_behind_a_rows_valid_length_changes_nothing(
+    name: str, quantised: bool, bodies: Bodies, size: float
+) -> None:
     for seed in range(5):
-        feeds = example(name, seed)
+        feeds = example(name, seed, quantised)
         changed = {parameter: array.copy() for parameter, array in feeds.items()}
-        signs = np.random.default_rng(seed)
+        random = np.random.default_rng(seed)
         for parameter in ("key", "value") if name == "SelfAttention" else ("key_cache", "value_cache"):
             for row, length in enumerate(valid(feeds)):
                 behind = changed[parameter][row, ..., length:, :]
-                behind[:] = size * signs.choice([-1, 1], behind.shape)
+                junk = size * random.choice([-1, 1], behind.shape) * random.uniform(1, 2, behind.shape)
+                behind[:] = np.clip(junk, -128, 127) if quantised else junk
         before, after = (attend(name, bodies, 2, given)["output"] for given in (feeds, changed))
         assert np.array_equal(before, after)
 
 
 @every_attention
 @every_body
-def test_a_row_gets_the_same_bits_alone_and_among_others(name: str, bodies: Bodies) -> None:
+def test_a_row_gets_the_same_bits_alone_and_among_others(name: str, quantised: bool, bodies: Bodies) -> None:
     for seed in range(8):
-        feeds = example(name, seed, rows=9, heads=4, head_width=16, extent=8 * (seed + 1))
-        together = attend(name, bodies, 4, feeds)["output"]
+        feeds = example(name, seed, quantised, rows=9, heads=4, head_width=16, extent=8 * (seed + 1))
+        together = attend(name, bodies, 4, feeds)
         for row in range(9):
-            alone = attend(name, bodies, 4, {parameter: array[row : row + 1] for parameter, array in feeds.items()})
-            assert np.array_equal(alone["output"][0], together[row])
+            part = slice(row, row + 1)
+            own = {parameter: array if "unit" in parameter else array[part] for parameter, array in feeds.items()}
+            alone = attend(name, bodies, 4, own)
+            for output, array in together.items():
+                assert np.array_equal(alone[output], array[part])
 
 
 @every_attention
 @every_body
-def test_a_row_gets_the_same_bits_whatever_the_room_behind_it(name: str, bodies: Bodies) -> None:
+def test_another_number_of_threads_gives_the_same_bits(name: str, quantised: bool, bodies: Bodies) -> None:
+    for seed, rows in enumerate((1, 2, 9, 33)):
+        feeds = example(name, seed, quantised, rows=rows, heads=4, head_width=16, extent=40)
+        one, two = (attend(name, bodies, 4, feeds, threads) for threads in (1, 2))
+        for output, array in one.items():
+            assert np.array_equal(two[output], array)
+
+
+@every_attention
+@every_body
+def test_a_row_gets_the_same_bits_whatever_the_room_behind_it(name: str, quantised: bool, bodies: Bodies) -> None:
     for seed in range(8):
-        feeds = example(name, seed, extent=16)
+        feeds = example(name, seed, quantised, extent=16)
         roomy = dict(feeds)
         for parameter in ("query", "key", "value") if name == "SelfAttention" else ("key_cache", "value_cache"):
             room = [(0, 0)] * feeds[parameter].ndim
@@ -205,29 +265,49 @@ def test_a_row_gets_the_same_bits_whatever_the_room_behind_it(name: str, bodies:
         assert np.array_equal(tight, wide[:, : tight.shape[1]])
 
 
+@every_cache
 @every_body
-def test_masked_self_attention_writes_key_and_value_at_the_position_and_nothing_else(bodies: Bodies) -> None:
+def test_masked_self_attention_writes_key_and_value_at_the_position_and_nothing_else(
+    bodies: Bodies, quantised: bool
+) -> None:
     for seed in range(5):
-        feeds = example("MaskedSelfAttention", seed)
+        feeds = example("MaskedSelfAttention", seed, quantised)
         outputs = attend("MaskedSelfAttention", bodies, 2, feeds)
         keys, values = written(feeds)
         assert np.array_equal(outputs["keys"], keys)
         assert np.array_equal(outputs["values"], values)
 
 
-@every_body
-def test_cross_attention_leaves_its_caches_as_they_were(bodies: Bodies) -> None:
+def test_both_bodies_write_the_same_to_an_int8_cache_whatever_the_unit() -> None:
+    """Also where a number is a half but for its last bit."""
     for seed in range(5):
-        feeds = example("CrossAttention", seed)
+        feeds = example("MaskedSelfAttention", seed, True, rows=50)
+        random = np.random.default_rng(seed)
+        for part in ("key", "value"):
+            unit = feeds[f"{part}_unit"]
+            unit[:] = random.integers(512, 1025, unit.shape) / 2**16  # as calibrated: of 10 bits
+            feeds[part][::2] = (random.integers(-140, 140, feeds[part][::2].shape) + 0.5) * unit.ravel()
+        expected = written(feeds)
+        for bodies in BODIES:
+            outputs = attend("MaskedSelfAttention", bodies, 2, feeds)
+            assert np.array_equal(outputs["keys"], expected[0])
+            assert np.array_equal(outputs["values"], expected[1])
+
+
+@every_cache
+@every_body
+def test_cross_attention_leaves_its_caches_as_they_were(bodies: Bodies, quantised: bool) -> None:
+    for seed in range(5):
+        feeds = example("CrossAttention", seed, quantised)
         outputs = attend("CrossAttention", bodies, 2, feeds)
         assert np.array_equal(outputs["keys"], feeds["key_cache"])
         assert np.array_equal(outputs["values"], feeds["value_cache"])
 
 
 @every_attention
-def test_standard_bodies_run_outside_onnx_runtime(name: str) -> None:
-    feeds = example(name, 3)
-    elsewhere = ReferenceEvaluator(one_node(name, "standard", 2)).run(["output"], feeds)[0]
+def test_standard_bodies_run_outside_onnx_runtime(name: str, quantised: bool) -> None:
+    feeds = example(name, 3, quantised)
+    elsewhere = ReferenceEvaluator(one_node(name, "standard", 2, quantised=quantised)).run(["output"], feeds)[0]
     np.testing.assert_allclose(elsewhere, attend(name, "standard", 2, feeds)["output"], atol=5e-6)
 
 
@@ -238,16 +318,38 @@ def test_a_functions_bodies_share_one_signature(quantised: bool) -> None:
         for found in (functions.stepping("standard", quantised), functions.stepping("fused", quantised))
     ]
     assert signatures[0] == signatures[1]
-    assert [name for name, *_ in signatures[0]] == [*ATTENTION, "Linear"]
+    assert [name for name, *_ in signatures[0]] == [*ATTENTION, "Linear", *(CACHE_LAYERS if quantised else ())]
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_standard_bodies_hold_only_operators_of_onnx(quantised: bool) -> None:
-    for function in [*functions.stepping("standard", quantised), *functions.inspecting("standard", quantised)]:
-        assert {node.domain for node in function.node} == {""}
+def test_standard_bodies_hold_only_operators_of_onnx_and_one_another(quantised: bool) -> None:
+    for found in (functions.stepping("standard", quantised), functions.inspecting("standard", quantised)):
+        own = {(DOMAIN, function.name) for function in found if function.name in CACHE_LAYERS}
+        for node in (node for function in found for node in function.node):
+            assert node.domain == "" or (node.domain, node.op_type) in own
 
 
-@every_attention
+@pytest.mark.parametrize(
+    ("name", "bodies", "expected"),
+    [
+        ("SelfAttention", "standard", ["SelfAttention"]),
+        ("Linear", "standard", ["Linear"]),
+        ("MaskedSelfAttention", "standard", ["MaskedSelfAttention", *CACHE_LAYERS]),
+        ("CrossAttention", "standard", ["CrossAttention", "DequantizeCache"]),
+        ("MaskedSelfAttention", "fused", ["MaskedSelfAttention"]),
+        ("CrossAttention", "fused", ["CrossAttention", "DequantizeCache"]),
+    ],
+)
+def test_what_a_node_calls_is_found_with_what_that_calls_in_turn(
+    name: str, bodies: Bodies, expected: list[str]
+) -> None:
+    known = functions.stepping(bodies, True)
+    nodes = [helper.make_node(name, [], [], domain=DOMAIN), helper.make_node("Linear", [], [], domain="other")]
+    assert sorted(function.name for function in functions.called(nodes, iter(known))) == sorted(expected)
+    assert sorted(function.name for function in functions.called([*nodes, *nodes], known)) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
 def test_inspected_attention_shows_the_weights_and_scores_of_the_formula(name: str) -> None:
     for seed in range(10):
         random = np.random.default_rng(seed)
@@ -269,6 +371,44 @@ def test_inspected_attention_shows_the_weights_and_scores_of_the_formula(name: s
         np.testing.assert_allclose(outputs["scores"][near], scores[near], atol=1e-5)
         np.testing.assert_allclose(outputs["weights"].sum(-1), 1, atol=1e-6)
         assert not outputs["weights"][~np.broadcast_to(feeds["visible"], weights.shape)].any()
+
+
+@every_body
+@pytest.mark.parametrize(("states", "unit"), [((3, 5, 16), (16,)), ((3, 2, 5, 8), (2, 1, 8))], ids=["whole", "by head"])
+def test_a_cache_holds_the_nearest_whole_number_of_units(
+    bodies: Bodies, states: tuple[int, ...], unit: tuple[int, ...]
+) -> None:
+    """Halves to even, clamped at both ends."""
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        units = random.uniform(0.005, 0.03, unit).astype(np.float32)
+        units[..., ::2] = np.exp2(random.integers(-9, -4, unit))[..., ::2]
+        values = np.where(
+            random.random(states) < 0.5,
+            random.integers(-140, 140, states) + 0.5,
+            random.choice([0.3, 60, 1000, 1e30], states) * random.standard_normal(states),
+        )
+        feeds = {"states": (values * units).astype(np.float32), "unit": units}
+        found = run(session("QuantizeCache", bodies, quantised=True), feeds)["integers"]
+        expected = np.clip(np.rint(feeds["states"] * (np.float32(1) / units)), -128, 127)
+        assert found.dtype == np.int8
+        assert np.array_equal(found, expected)
+        torch_rounds = torch.round(torch.from_numpy(feeds["states"]) * (1 / torch.from_numpy(units))).clamp(-128, 127)
+        assert np.array_equal(found, torch_rounds.numpy())
+
+
+@every_body
+@pytest.mark.parametrize(
+    ("states", "unit"), [((3, 256, 16), (16,)), ((3, 2, 256, 8), (2, 1, 8))], ids=["whole", "by head"]
+)
+def test_a_cache_gives_back_units_times_whole_numbers(
+    bodies: Bodies, states: tuple[int, ...], unit: tuple[int, ...]
+) -> None:
+    units = np.random.default_rng(0).uniform(0.005, 0.03, unit).astype(np.float32)
+    integers = np.broadcast_to(np.arange(-128, 128, dtype=np.int8)[:, None], states)
+    found = run(session("DequantizeCache", bodies, quantised=True), {"integers": integers, "unit": units})["states"]
+    assert found.dtype == np.float32
+    assert np.array_equal(found, integers.astype(np.float32) * units)
 
 
 @every_body

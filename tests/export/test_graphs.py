@@ -12,10 +12,9 @@ from google.protobuf.message import Message
 
 from export.bundle import GRAPHS, WEIGHTS, read_manifest
 from export.exporter import Precision, calibration, export
-from export.functions import DOMAIN
+from export.functions import ATTENTION, DOMAIN
 from export.graphs import ALIGNMENT, Lowering, Weights
 from export.quantize import Rounding, calibrate, quantized
-from export.subgraph import ATTENTION
 from export.verify import Stepper
 from model import checkpoint
 from model.transformer import Transformer
@@ -65,7 +64,8 @@ def test_every_attention_is_one_node_of_its_name(each_bundle: Path) -> None:
 
 def test_a_file_holds_exactly_the_functions_it_uses(each_bundle: Path) -> None:
     for model in graphs(each_bundle).values():
-        used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+        nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+        used = {node.op_type for node in nodes if node.domain == DOMAIN}
         assert sorted(function.name for function in model.functions) == sorted(used)
         assert {node.domain for node in model.graph.node} == {"", DOMAIN}
 
@@ -190,7 +190,7 @@ def test_steps_are_those_calibrated_and_only_what_follows_relu_starts_at_0(
     bundle_of: Callable[[str, str], Path], small_checkpoint: Path
 ) -> None:
     loaded = checkpoint.load(small_checkpoint)
-    expected = calibrate(loaded.model, calibration(loaded))
+    expected = calibrate(loaded.model, calibration(loaded)).inputs
     layers = {
         "decoder.1.self.norm": "decoder.1.self_attention.key",
         "decoder.0.cross": "decoder.0.cross_attention.output",
@@ -209,6 +209,77 @@ def test_steps_are_those_calibrated_and_only_what_follows_relu_starts_at_0(
             assert constants[zero] == (0 if states.endswith(".activation") else 128)
             if states in layers:
                 assert (float(constants[step]), int(constants[zero])) == expected[layers[states]]
+
+
+@pytest.mark.parametrize("attention", ["standard", "fused"])
+def test_cache_units_are_those_calibrated_and_each_stands_where_its_keys_or_values_do(
+    bundle_of: Callable[[str, str], Path], small_checkpoint: Path, attention: str
+) -> None:
+    loaded = checkpoint.load(small_checkpoint)
+    calibrated = calibrate(loaded.model, calibration(loaded)).caches
+    expected = {f"{name.replace('_attention', '')}.cache_unit": unit for name, unit in calibrated.items()}
+    assert len(expected) == 8
+    shapes = {"encoder": (16,), "decoder": (2, 1, 8), "attention": (16,)}
+    for graph, shape in shapes.items():
+        model = onnx.load(bundle_of("int8", attention) / f"{graph}.onnx")
+        found = {
+            tensor.name: onnx.numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+            if tensor.name.endswith(".cache_unit")
+        }
+        assert set(found) == {name for name in expected if graph != "encoder" or ".cross." in name}
+        for name, unit in found.items():
+            assert unit.dtype == np.float32
+            assert np.array_equal(unit, expected[name].reshape(shape))
+        readers = {node.name: list(node.input) for node in model.graph.node if set(node.input) & set(found)}
+        if graph == "decoder":
+            assert {name: inputs[-2:] for name, inputs in readers.items()} == {
+                f"decoder.{layer}.{use}": [f"decoder.{layer}.{use}.{part}.cache_unit" for part in ("key", "value")]
+                for layer in (0, 1)
+                for use in ("self", "cross")
+            }
+        else:
+            projections = [name.removesuffix(".cache_unit") for name in found]
+            expected_readers = {f"{name}.quantized": [name, f"{name}.cache_unit"] for name in projections}
+            if graph == "attention":
+                expected_readers |= {
+                    f"{name}.restored": [f"{name}.quantized", f"{name}.cache_unit"] for name in projections
+                }
+            assert readers == expected_readers
+
+
+def test_an_fp32_bundle_has_no_cache_units(bundle_of: Callable[[str, str], Path]) -> None:
+    for model in graphs(bundle_of("fp32", "fused")).values():
+        assert not [tensor.name for tensor in model.graph.initializer if "cache_unit" in tensor.name]
+        assert not [function.name for function in model.functions if function.name.endswith("Cache")]
+
+
+@torch.inference_mode()
+def test_an_int8_bundle_keeps_the_sources_keys_and_values_as_the_quantised_model_rounds_them(
+    bundle_of: Callable[[str, str], Path], small_checkpoint: Path
+) -> None:
+    """But for what lies on an edge: there the memory of the two runtimes is one step apart, and what is made of it."""
+    loaded = checkpoint.load(small_checkpoint)
+    pairs = calibration(loaded)
+    model = quantized(loaded.model, calibrate(loaded.model, pairs))
+    for attention in ("standard", "fused"):
+        stepper = Stepper(bundle_of("int8", attention))
+        differences = []
+        for source, _ in pairs:
+            ids, lengths = np.array([source]), np.array([len(source)])
+            stepper.encode(ids, lengths)
+            memory = model.encode(torch.from_numpy(ids), torch.from_numpy(lengths)).memory
+            for layer, use in enumerate(layer.cross_attention for layer in model.decoder):
+                for part, projection in (("key", use.key), ("value", use.value)):
+                    expected = use.split(projection(memory) / projection.cache_unit).numpy()
+                    found = stepper.caches[f"cross_{part}_{layer}"]
+                    assert found.dtype == np.int8
+                    assert found.shape == expected.shape
+                    differences.append(np.abs(found - expected.round()).ravel())
+                    assert np.array_equal(stepper.caches[f"last_{part}_{layer}"].ravel(), found[:, :, -1].ravel())
+        difference = np.concatenate(differences)
+        assert (difference == 0).mean() > 0.99
+        assert difference.max() <= 4
 
 
 def test_the_given_token_gets_its_log_probability_however_unlikely(each_bundle: Path) -> None:
@@ -254,10 +325,11 @@ def test_a_model_with_a_layer_it_does_not_know_is_refused(
     small_checkpoint: Path, place: str, extra: torch.nn.Module, quantise: bool
 ) -> None:
     model = checkpoint.load(small_checkpoint).model
-    roundings = calibrate(model, PAIRS) | {f"{place}.extra": Rounding(1.0, 128)}
+    calibrated = calibrate(model, PAIRS)
+    calibrated.inputs[f"{place}.extra"] = Rounding(1.0, 128)
     model.get_submodule(place).add_module("extra", extra)
     with pytest.raises(ValueError, match=re.escape(f"{place}.extra")):
-        Lowering(quantized(model, roundings) if quantise else model, "fused").graphs()
+        Lowering(quantized(model, calibrated) if quantise else model, "fused").graphs()
 
 
 def test_a_model_with_a_parameter_of_its_own_is_refused(small_checkpoint: Path) -> None:

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.quantize import (
+    CACHE_LIMIT,
     WEIGHT_LIMIT,
     QuantizedEmbedding,
     QuantizedLinear,
@@ -88,7 +90,7 @@ def test_a_range_without_negative_numbers_starts_at_0_and_has_finer_steps(above:
 
 
 def test_an_input_that_is_always_0_has_a_rounding_all_the_same() -> None:
-    assert 0 < Rounding.of(0.0, 0.0).step < 1e-30
+    assert 0 < Rounding.of(0.0, 0.0).step < 1e-29
 
 
 @given(st.floats(1e-6, 1e6))
@@ -117,6 +119,22 @@ def test_what_lies_outside_the_range_is_clamped() -> None:
     assert above(states).round().flatten().tolist() == [0, 0, 0, 0, 0, 2, 127, 128, 255, 255]
 
 
+def test_a_linear_layer_with_a_cache_unit_gives_what_a_cache_gives_back() -> None:
+    """Whole numbers of units, the nearest ones: halves to even, -128 to 127."""
+    linear = torch.nn.Linear(1, 3)
+    linear.bias.data.zero_()
+    unit = torch.tensor([1.0, 0.25, 8.0])
+    states = torch.tensor([[-1000.0], [-128.0], [-20.0], [-12.0], [-4.0], [0.0], [4.0], [12.0], [127.0], [1000.0]])
+    layer = QuantizedLinear(linear, Rounding(1.0, 128), unit)
+    layer.weight.fill_(1)
+    layer.unit.fill_(1)
+    assert (layer(states) / unit).T.tolist() == [
+        [-128, -128, -20, -12, -4, 0, 4, 12, 127, 127],
+        [-128, -128, -80, -48, -16, 0, 16, 48, 127, 127],
+        [-16, -16, -2, -2, 0, 0, 0, 2, 16, 16],
+    ]
+
+
 def test_only_seven_bits_of_weight_fit_the_sixteen_bit_sums_of_avx2() -> None:
     # vpmaddubsw adds two products of an unsigned and a signed byte into 16 signed bits.
     assert 2 * 255 * WEIGHT_LIMIT <= np.iinfo(np.int16).max < 2 * 255 * 127
@@ -142,7 +160,7 @@ def test_every_linear_layer_has_a_rounding_that_just_holds_what_it_reads(model: 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0]))
-    roundings = calibrate(model, PAIRS)
+    roundings = calibrate(model, PAIRS).inputs
     assert set(roundings) == set(seen)
     for name, rounding in roundings.items():
         read = torch.cat([states.flatten() for states in seen[name]])
@@ -152,34 +170,68 @@ def test_every_linear_layer_has_a_rounding_that_just_holds_what_it_reads(model: 
 
 def test_layers_that_read_the_same_states_get_the_same_rounding(model: Transformer) -> None:
     """The graphs round such states once."""
-    found = calibrate(model.eval(), PAIRS)
+    found = calibrate(model.eval(), PAIRS).inputs
     for attention in ("encoder.0.self_attention", "decoder.0.self_attention"):
         assert found[f"{attention}.query"] == found[f"{attention}.key"] == found[f"{attention}.value"]
     assert found["decoder.0.cross_attention.key"] == found["decoder.0.cross_attention.value"]
+
+
+def hooks(model: Transformer) -> list[object]:
+    return [hook for module in model.modules() for hook in (*module._forward_pre_hooks, *module._forward_hooks)]
+
+
+def test_every_channel_of_the_decoders_keys_and_values_has_a_unit_that_just_holds_it(model: Transformer) -> None:
+    """Its peak is 127 units, of ten bits: nothing the model was calibrated with is clipped."""
+    model.eval()
+    made: dict[str, list[torch.Tensor]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda *call, name=name: made.setdefault(name, []).append(call[2][0]))
+    units = calibrate(model, PAIRS).caches
+    assert set(units) == {f"decoder.0.{use}_attention.{part}" for use in ("self", "cross") for part in ("key", "value")}
+    for name, unit in units.items():
+        assert unit.dtype == torch.float32
+        assert unit.shape == (16,)
+        peaks = torch.cat(made[name]).abs().amax(0).double()
+        assert (peaks / unit.double() <= CACHE_LIMIT).all()
+        assert (peaks / unit.double() >= CACHE_LIMIT * (1 - 2**-9)).all()
+        assert all(math.frexp(each)[0] * 2**10 % 1 == 0 for each in unit.tolist())
+
+
+def test_a_channel_that_is_always_0_has_a_unit_all_the_same(model: Transformer) -> None:
+    key = model.eval().decoder[0].self_attention.key
+    with torch.no_grad():
+        key.weight[3], key.bias[3] = 0, 0
+    unit = calibrate(model, PAIRS).caches["decoder.0.self_attention.key"]
+    assert 0 < unit[3] < 1e-29
+    assert not calibrated(model).decoder[0].self_attention.key(torch.randn(9, 16))[:, 3].any()
 
 
 def test_calibration_reads_each_pair_alone_and_leaves_no_trace(model: Transformer) -> None:
     """Alone there is no padding, whose states would widen the ranges."""
     model.eval()
     one, other = (calibrate(model, [pair]) for pair in PAIRS)
-    both = calibrate(model, PAIRS)
-    assert one != both != other
-    assert all(both[name].step == max(one[name].step, other[name].step) for name in both)
-    assert calibrate(model, reversed(PAIRS)) == both
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    both, reverse = calibrate(model, PAIRS), calibrate(model, reversed(PAIRS))
+    assert one.inputs != both.inputs != other.inputs
+    assert all(both.inputs[name].step == max(one.inputs[name].step, other.inputs[name].step) for name in both.inputs)
+    assert reverse.inputs == both.inputs
+    for name, unit in both.caches.items():
+        assert torch.equal(unit, torch.maximum(one.caches[name], other.caches[name]))
+        assert torch.equal(unit, reverse.caches[name])
+    assert not hooks(model)
 
 
 def test_calibration_that_fails_leaves_no_hook_behind(model: Transformer) -> None:
     with pytest.raises(IndexError):
         calibrate(model, [([4, 999], [5])])
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not hooks(model)
 
 
 def test_gelu_gives_negative_numbers_and_so_a_rounding_around_128() -> None:
     torch.manual_seed(0)
     shape = {"vocabulary": 40, "width": 16, "heads": 2, "feed_forward": 24, "encoder_layers": 1, "decoder_layers": 1}
     found = calibrate(Transformer(ModelConfig(**shape, activation="gelu")).eval(), PAIRS)
-    assert {rounding.zero for rounding in found.values()} == {128}
+    assert {rounding.zero for rounding in found.inputs.values()} == {128}
 
 
 def test_every_linear_layer_and_embedding_is_replaced(model: Transformer) -> None:
@@ -192,6 +244,29 @@ def test_every_linear_layer_and_embedding_is_replaced(model: Transformer) -> Non
     assert (result.source_embedding is result.target_embedding) == model.config.tied_embeddings
     shared = torch.equal(result.source_embedding.weight, result.projection.weight)
     assert shared == model.config.tied_embeddings
+
+
+def test_the_layers_of_keys_and_values_round_to_their_own_units_and_no_other_layer_does(model: Transformer) -> None:
+    calibration = calibrate(copy.deepcopy(model).eval(), PAIRS)
+    found = {
+        name: module.cache_unit
+        for name, module in quantized(model, calibration).named_modules()
+        if isinstance(module, QuantizedLinear) and module.cache_unit is not None
+    }
+    assert set(found) == set(calibration.caches)
+    assert all(found[name] is unit for name, unit in calibration.caches.items())
+
+
+def test_without_units_keys_and_values_are_not_rounded(model: Transformer) -> None:
+    calibration = calibrate(copy.deepcopy(model).eval(), PAIRS)
+    one = "decoder.0.cross_attention.value"
+    some = quantized(model, calibration._replace(caches={one: calibration.caches[one]}))
+    none, states = quantized(model, calibration._replace(caches={})), torch.randn(50, 16)
+    for name, unit in calibration.caches.items():
+        plain = none.get_submodule(name)(states)
+        rounded = torch.round(plain / unit).clamp(-128, 127) * unit
+        assert not torch.equal(plain, rounded)
+        assert torch.equal(some.get_submodule(name)(states), rounded if name == one else plain)
 
 
 def test_quantising_leaves_the_original_as_it_was(model: Transformer) -> None:

@@ -7,7 +7,9 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
+from export.bundle import read_manifest
 from export.subgraph import attention_nodes, cut_out
 from tests.export.formula import attention, by_head
 
@@ -24,6 +26,19 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
 
 def normal(seed: int, *shape: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def caches(bundle: Path) -> tuple[dict[str, Array], dict[str, Array], tuple[Array, Array]]:
+    """Caches as ``bundle`` has them, the units they are in, and what the two mean as numbers."""
+    if read_manifest(bundle).precision == "fp32":
+        floats = normal(3, 3, 2, 8, 8), normal(4, 3, 2, 8, 8)
+        return {"key_cache": floats[0], "value_cache": floats[1]}, {}, floats
+    random = np.random.default_rng(3)
+    found = {part: random.integers(-128, 128, (3, 2, 8, 8)).astype(np.int8) for part in ("key_cache", "value_cache")}
+    units = {
+        part: np.exp2(random.integers(-8, -5, (2, 1, 8))).astype(np.float32) for part in ("key_unit", "value_unit")
+    }
+    return found, units, (found["key_cache"] * units["key_unit"], found["value_cache"] * units["value_unit"])
 
 
 def test_every_attention_of_every_graph_is_listed(each_bundle: Path) -> None:
@@ -48,6 +63,8 @@ def test_every_attention_of_every_graph_is_listed(each_bundle: Path) -> None:
 
 def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
     shapes = {(node.graph, node.name): (node.inputs, node.outputs) for node in attention_nodes(each_bundle)}
+    int8 = read_manifest(each_bundle).precision == "int8"
+    units = {"key_unit": "[2, 1, 8]", "value_unit": "[2, 1, 8]"} if int8 else {}
     source, step, target = "[rows, source, 16]", "[rows, 1, 16]", "[rows, target, 16]"
     self_cache, cross_cache = CACHE.format("capacity"), CACHE.format("source")
     assert shapes["encoder", "encoder.0.self"] == (
@@ -62,6 +79,7 @@ def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
             "key_cache": self_cache,
             "value_cache": self_cache,
             "position": "[rows]",
+            **units,
         },
         {"output": step, "keys": self_cache, "values": self_cache},
     )
@@ -73,6 +91,7 @@ def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
             "key_cache": cross_cache,
             "value_cache": cross_cache,
             "lengths": "[rows]",
+            **units,
         },
         {"output": step, "keys": cross_cache, "values": cross_cache},
     )
@@ -95,27 +114,33 @@ def test_encoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) 
 def test_decoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
     position = np.array([0, 7, 4], np.int32)
     feeds = {part: normal(seed, 3, 1, 16) for seed, part in enumerate(("query", "key", "value"))}
-    caches = {part: normal(seed, 3, 2, 8, 8) for seed, part in enumerate(("key_cache", "value_cache"), 3)}
-    found = run(cut_out(each_bundle, "decoder.1.self"), feeds | caches | {"position": position})
-    for row, end in enumerate(position):
-        for part, cache in (("key", caches["key_cache"]), ("value", caches["value_cache"])):
-            cache[row, :, end] = feeds[part][row].reshape(2, 8)
-            assert np.array_equal(found[f"{part}s"][row, :, : end + 1], cache[row, :, : end + 1])
+    cached, units, seen = caches(each_bundle)
+    found = run(cut_out(each_bundle, "decoder.1.self"), feeds | cached | units | {"position": position})
+    for part, numbers in zip(("key", "value"), seen, strict=True):
+        unit = units.get(f"{part}_unit", np.ones((2, 1, 8), np.float32))
+        for row, end in enumerate(position):
+            states = feeds[part][row].reshape(2, 8)
+            if units:
+                states = np.clip(np.rint(states / unit[:, 0]), -128, 127) * unit[:, 0]
+            numbers[row, :, end] = states
+            assert np.array_equal((found[f"{part}s"] * unit)[row, :, : end + 1], numbers[row, :, : end + 1])
+        assert found[f"{part}s"].dtype == cached[f"{part}_cache"].dtype
     visible = np.arange(8) <= position[:, None, None, None]
-    expected = attention(by_head(feeds["query"], 2), caches["key_cache"], caches["value_cache"], visible)[0]
+    expected = attention(by_head(feeds["query"], 2), *seen, visible)[0]
     np.testing.assert_allclose(found["output"], expected, atol=5e-6)
 
 
 def test_cross_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
     lengths = np.array([8, 3, 1], np.int32)
-    query, keys, values = normal(0, 3, 1, 16), normal(1, 3, 2, 8, 8), normal(2, 3, 2, 8, 8)
+    cached, units, seen = caches(each_bundle)
+    query, keys, values = normal(0, 3, 1, 16), cached["key_cache"], cached["value_cache"]
     last_key, last_value = (array[range(3), :, lengths - 1].reshape(3, 1, 16) for array in (keys, values))
-    feeds = {"query": query, "last_key": last_key, "last_value": last_value, "key_cache": keys, "value_cache": values}
+    feeds = {"query": query, "last_key": last_key, "last_value": last_value, **cached, **units}
     found = run(cut_out(each_bundle, "decoder.1.cross"), feeds | {"lengths": lengths})
     for row, length in enumerate(lengths):
         assert np.array_equal(found["keys"][row, :, :length], keys[row, :, :length])
         assert np.array_equal(found["values"][row, :, :length], values[row, :, :length])
-    expected = attention(by_head(query, 2), keys, values, np.arange(8) < lengths[:, None, None, None])[0]
+    expected = attention(by_head(query, 2), *seen, np.arange(8) < lengths[:, None, None, None])[0]
     np.testing.assert_allclose(found["output"], expected, atol=5e-6)
 
 
@@ -140,3 +165,11 @@ def test_a_name_that_is_no_attention_is_a_key_error(
 ) -> None:
     with pytest.raises(KeyError, match=name):
         cut_out(bundle_of("fp32", "fused"), name, graph)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_standard_node_cut_out_can_be_read_outside_onnx_runtime(
+    bundle_of: Callable[[str, str], Path], precision: str, name: str
+) -> None:
+    ReferenceEvaluator(cut_out(bundle_of(precision, "standard"), name))

@@ -9,7 +9,7 @@ import torch
 
 from export.bundle import ParityReport
 from export.exporter import calibration
-from export.quantize import calibrate, quantized
+from export.quantize import Calibration, calibrate, quantized
 from export.verify import BATCH_SIZES, check
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -87,14 +87,21 @@ def test_an_int8_bundle_follows_the_model_that_rounds_as_it_does(
     assert report.fp32_agreement >= report.fp32_agreement_floor
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found._replace(
+            inputs={name: rounding._replace(step=8 * rounding.step) for name, rounding in found.inputs.items()}
+        ),
+        lambda found: found._replace(caches={name: 64 * unit for name, unit in found.caches.items()}),
+        lambda found: found._replace(caches={name: unit / 8 for name, unit in found.caches.items()}),
+    ],
+    ids=["inputs", "larger cache units", "smaller cache units"],
+)
 def test_an_int8_bundle_does_not_pass_for_a_model_with_other_roundings(
-    bundle_of: Callable[[str, str], Path], loaded: Checkpoint
+    bundle_of: Callable[[str, str], Path], loaded: Checkpoint, change: Callable[[Calibration], Calibration]
 ) -> None:
-    roundings = {
-        name: rounding._replace(step=rounding.step * 8)
-        for name, rounding in calibrate(loaded.model, calibration(loaded)).items()
-    }
-    reference = quantized(loaded.model, roundings)
+    reference = quantized(loaded.model, change(calibrate(loaded.model, calibration(loaded))))
     assert not check(bundle_of("int8", "fused"), reference, loaded.model, loaded.tokenizer, "de", "int8").passed
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from serving.cache import KeyValueCache, depth
 
+Array = NDArray[Any]
 HEADS, HEAD_WIDTH, LAYERS = 2, 4, 2
 NAMES = [
     f"{kind}_{part}_{layer}"
@@ -24,15 +25,23 @@ NAMES = [
 SELF, CROSS = ([name for name in NAMES if name.startswith(kind)] for kind in ("self", "cross"))
 
 
-def cache(limit: int = 20) -> KeyValueCache:
-    return KeyValueCache(NAMES, HEADS, HEAD_WIDTH, limit)
+DTYPES = ("float32", "int8")
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def encoded(seed: int, batch: int, length: int) -> dict[str, NDArray[np.float32]]:
+def cache(limit: int = 20, dtype: str = "float32") -> KeyValueCache:
+    return KeyValueCache(NAMES, HEADS, HEAD_WIDTH, limit, dtype)
+
+
+def numbers(random: np.random.Generator, dtype: str, *shape: int) -> Array:
+    return random.integers(-128, 128, shape, np.int8) if dtype == "int8" else random.random(shape, np.float32)
+
+
+def encoded(seed: int, dtype: str, batch: int, length: int) -> dict[str, Array]:
     """What an encoder gives: ``cross_key_0`` …"""
     random = np.random.default_rng(seed)
-    shape = (batch, HEADS, length, HEAD_WIDTH)
-    return {name: random.standard_normal(shape).astype(np.float32) for name in CROSS}
+    return {name: numbers(random, dtype, batch, HEADS, length, HEAD_WIDTH) for name in CROSS}
 
 
 def test_a_depth_holds_its_positions_is_an_odd_multiple_of_8_and_not_much_more() -> None:
@@ -45,19 +54,22 @@ def test_a_depth_holds_its_positions_is_an_odd_multiple_of_8_and_not_much_more()
     assert all(1.3 < after / before < 1.7 for before, after in itertools.pairwise(steps))
 
 
-def test_room_appears_as_zeros() -> None:
-    memory = cache()
+@every_dtype
+def test_room_appears_as_zeros(dtype: str) -> None:
+    memory = cache(dtype=dtype)
     memory.grow(3)
     memory.deepen(0, 30, 50)
     assert set(memory.arrays) == set(NAMES)
+    assert {array.dtype for array in memory.arrays.values()} == {np.dtype(dtype)}
     assert not any(array.any() for array in memory.arrays.values())
     assert memory.arrays["self_key_1"].shape == (memory.rows, HEADS, 40, HEAD_WIDTH)
     assert memory.arrays["cross_value_0"].shape == (memory.rows, HEADS, 56, HEAD_WIDTH)
     assert memory.arrays["last_value_1"].shape == (memory.rows, 1, HEADS * HEAD_WIDTH)
 
 
-def test_a_source_is_stored_with_its_last_key_and_value_once_more() -> None:
-    memory, caches = cache(), encoded(0, batch=3, length=16)
+@every_dtype
+def test_a_source_is_stored_with_its_last_key_and_value_once_more(dtype: str) -> None:
+    memory, caches = cache(dtype=dtype), encoded(0, dtype, batch=3, length=16)
     memory.grow(2)
     memory.store(1, caches, index=2, length=13)
     for name, values in caches.items():
@@ -114,19 +126,25 @@ def test_memory_is_used_again_and_what_is_deep_is_given_up_for_what_is_shallow()
     assert memory.arrays["self_key_0"].shape[2] == memory.arrays["cross_key_0"].shape[2] == 24
 
 
-def test_memory_is_no_more_than_its_rows_and_depths_need() -> None:
-    memory = cache()
+@every_dtype
+def test_memory_is_no_more_than_its_rows_and_depths_need(dtype: str) -> None:
+    memory = cache(dtype=dtype)
     memory.grow(20)
     memory.deepen(0, 100, 100)
-    numbers = 20 * HEADS * HEAD_WIDTH * (4 * depth(100) + 4 * depth(100) + 4)
-    assert memory.bytes == 4 * numbers == sum(array.nbytes for array in memory.arrays.values())
+    count = 20 * HEADS * HEAD_WIDTH * (4 * depth(100) + 4 * depth(100) + 4)
+    assert (
+        memory.bytes
+        == {"float32": 4, "int8": 1}[dtype] * count
+        == sum(array.nbytes for array in memory.arrays.values())
+    )
 
 
-def test_copying_touches_nothing_but_the_positions_told() -> None:
-    memory = cache()
+@every_dtype
+def test_copying_touches_nothing_but_the_positions_told(dtype: str) -> None:
+    memory, random = cache(dtype=dtype), np.random.default_rng(0)
     memory.grow(3)
-    for name, array in memory.arrays.items():
-        array[:] = np.arange(array.size).reshape(array.shape) + NAMES.index(name) / 16
+    for array in memory.arrays.values():
+        array[:] = numbers(random, dtype, *array.shape)
     before = {name: array.copy() for name, array in memory.arrays.items()}
     memory.copy(2, 0, written=5, read=0)
     for name in SELF:
@@ -147,10 +165,10 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 class Use(RuleBasedStateMachine):
     """The cache as an engine uses it, beside lists that hold the same: ``[name][row]`` to ``[heads, positions, d]``."""
 
-    @initialize(limit=st.integers(1, 20))
-    def begin(self, limit: int) -> None:
-        self.memory, self.limit = cache(limit), limit
-        self.rows: list[dict[str, NDArray[np.float32]]] = []
+    @initialize(limit=st.integers(1, 20), dtype=st.sampled_from(DTYPES))
+    def begin(self, limit: int, dtype: str) -> None:
+        self.memory, self.limit, self.dtype = cache(limit, dtype), limit, dtype
+        self.rows: list[dict[str, Array]] = []
         self.random = np.random.default_rng(0)
         self.room: dict[str, int] = {}
 
@@ -160,8 +178,8 @@ class Use(RuleBasedStateMachine):
     def read(self) -> int:
         return max((row["cross_key_0"].shape[1] for row in self.rows), default=0)
 
-    def numbers(self, *shape: int) -> NDArray[np.float32]:
-        return self.random.random(shape, np.float32)
+    def numbers(self, *shape: int) -> Array:
+        return numbers(self.random, self.dtype, *shape)
 
     @precondition(lambda self: len(self.rows) < self.limit)
     @rule(lengths=st.lists(st.sampled_from([1, 5, 8, 24, 25, 60, 130, 260]), min_size=1, max_size=5))
@@ -172,7 +190,7 @@ class Use(RuleBasedStateMachine):
         caches = {name: self.numbers(len(lengths), HEADS, max(lengths), HEAD_WIDTH) for name in CROSS}
         for index, length in enumerate(lengths):
             self.memory.store(len(self.rows), caches, index, length)
-            row = {name: np.zeros((HEADS, 0, HEAD_WIDTH), np.float32) for name in SELF}
+            row = {name: np.zeros((HEADS, 0, HEAD_WIDTH), self.dtype) for name in SELF}
             row |= {name: values[index, :, :length] for name, values in caches.items()}
             row |= {
                 name.replace("cross", "last"): values[index, :, length - 1].reshape(1, -1)
@@ -234,7 +252,7 @@ class Use(RuleBasedStateMachine):
     @invariant()
     def arrays_can_be_bound_and_are_finite(self) -> None:
         for array in self.memory.arrays.values():
-            assert array.dtype == np.float32
+            assert array.dtype == self.dtype
             assert array.flags.c_contiguous
             assert len(array) == self.memory.rows <= self.limit
             assert np.isfinite(array).all()
