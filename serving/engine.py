@@ -20,7 +20,7 @@ from model.tokenizer import START
 from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
 from serving.job import Attended, Encoded, Job, Listener, Translated
 from serving.rows import Copy, Rows
-from serving.runtime import ALIGNMENT, Runtime, StepState
+from serving.runtime import ALIGNMENT, EncodedBatch, Runtime, StepState
 from serving.scheduler import Scheduler
 from serving.search import Candidates
 from serving.throughput import Throughput
@@ -144,12 +144,13 @@ class Engine:
                 arrays = self._runtime.attention(job.source, job.target)
                 job.encoded = time.monotonic()
                 _deliver(job, Attended(arrays, job.timings()))
-        for chunk in _chunks([job for job in jobs if not job.target]):
-            self._encode_chunk(chunk)
+        chunks = list(_chunks([job for job in jobs if not job.target]))
+        results = self._runtime.encode([[job.source for job in chunk] for chunk in chunks])
+        for chunk, result in zip(chunks, results, strict=True):
+            self._place(chunk, result)
         self._scheduler.start(job for job in jobs if job.rows)
 
-    def _encode_chunk(self, jobs: list[Job]) -> None:
-        result = self._runtime.encode([job.source for job in jobs])
+    def _place(self, jobs: list[Job], result: EncodedBatch) -> None:
         used, finished = len(self._rows), time.monotonic()
         starting = [job for job in jobs if job.rows]
         if starting:

@@ -1,6 +1,7 @@
 """A bundle's graphs in ONNX Runtime: sessions, threads, providers, buffers bound in place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,20 @@ ALIGNMENT = 8
 SPIN_MICROSECONDS = 50
 """How long a session's threads wait awake for more. From one node to the next this saves waking them, a fifth of a
 step with two threads; much longer, and those of one graph would keep the cores from the next one, or from HTTP."""
+LANE_ROWS = 4
+"""Rows a thread must have for itself, for several to step side by side instead of sharing every product."""
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedBatch:
     """What the encoder gives for a batch."""
 
     memory: Array
     """``[rows, source, width]`` fp32."""
     caches: dict[str, Array]
-    """``cross_key_0`` and so on, ``[rows, heads, source, head_width]`` fp32."""
+    """``cross_key_0`` and so on, ``[rows, heads, source, head_width]``, of the caches' dtype."""
 
 
 def pad(rows: list[list[int]]) -> tuple[Array, Array]:
@@ -74,22 +77,33 @@ def check_device(folder: Path, manifest: Manifest, device: str) -> str:
 
 
 class Runtime:
-    """The three graphs of a checked bundle on one device. Not for use from several threads at a time."""
+    """The three graphs of a checked bundle on one device. Not for use from several threads at a time.
+
+    ``threads`` are spent in one of two ways. Little work is shared: the threads divide each product among them and meet
+    after every node. Much of it is dealt out in *lanes*: each thread takes rows of its own through the whole graph, and
+    they meet once a step. No row's numbers depend on which it was, since none depend on the other rows or on the
+    number of threads.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int, device: str = "cpu") -> None:
         self.manifest = manifest
         provider = check_device(folder, manifest, device)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
-        options.log_severity_level = 3
-        self._sessions = {
-            name: onnxruntime.InferenceSession(
+        self._lanes = threads if device == "cpu" else 1
+
+        def session(name: str, threads: int) -> onnxruntime.InferenceSession:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+            options.log_severity_level = 3
+            return onnxruntime.InferenceSession(
                 folder / f"{name}.onnx", options, providers=[provider], disabled_optimizers=SLOW_FUSIONS
             )
-            for name in manifest.graphs
-        }
-        self._binding = self._sessions["decoder"].io_binding()
+
+        self._shared = {name: session(name, threads) for name in manifest.graphs}
+        # One session serves all lanes: with one thread it runs in the thread that calls it.
+        self._own = {name: session(name, 1) for name in ("encoder", "decoder")} if self._lanes > 1 else self._shared
+        self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="lane")
+        self._steps: list[tuple[onnxruntime.InferenceSession, onnxruntime.IOBinding]] = []
         self._bound: tuple[KeyValueCache, int, StepState, int, int] | None = None
         self._outputs: dict[str, Array] = {}
         self._cache_names = [
@@ -103,13 +117,19 @@ class Runtime:
         model = self.manifest.model
         return KeyValueCache(self._cache_names, model.heads, model.head_width, rows, self.manifest.cache.dtype)
 
-    def encode(self, sources: list[list[int]]) -> Encoded:
-        """Run the encoder on ``sources``."""
+    def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[EncodedBatch]:
+        """Run the encoder on each of ``batches`` of sources; the results come in their order."""
+        dealt = len(batches) // self._lanes * self._lanes
+        yield from self._pool.map(lambda batch: self._encode(self._own["encoder"], batch), batches[:dealt])
+        for batch in batches[dealt:]:
+            yield self._encode(self._shared["encoder"], batch)
+
+    def _encode(self, session: onnxruntime.InferenceSession, sources: list[list[int]]) -> EncodedBatch:
         padded, lengths = pad(sources)
         names = [spec.name for spec in self.manifest.graphs["encoder"].outputs]
-        found = self._sessions["encoder"].run(names, {"source": padded, "lengths": lengths})
+        found = session.run(names, {"source": padded, "lengths": lengths})
         outputs = dict(zip(names, found, strict=True))
-        return Encoded(outputs.pop("memory"), outputs)
+        return EncodedBatch(outputs.pop("memory"), outputs)
 
     def step(self, cache: KeyValueCache, state: "StepState", rows: int, k: int) -> tuple[Array, Array, Array]:
         """One decoding step for the first ``rows`` rows of ``cache`` and ``state``, each at its own position.
@@ -123,7 +143,10 @@ class Runtime:
         if layout != self._bound:
             self._bind(cache, state, rows, k)
             self._bound = layout
-        self._sessions["decoder"].run_with_iobinding(self._binding)
+        if len(self._steps) == 1:
+            _step(self._steps[0])
+        else:
+            list(self._pool.map(_step, self._steps))
         found = self._outputs
         return found["tokens"], found["log_probabilities"], found["given_log_probability"]
 
@@ -134,15 +157,21 @@ class Runtime:
             "given_log_probability": np.empty(rows, np.float32),
         }
         self._k = np.array([k])
-        caches = {name: array[:rows] for name, array in cache.arrays.items()}
-        inputs = {name: array[:rows] for name, array in state.inputs.items()} | {"k": self._k} | caches
-        outputs = self._outputs | {f"{name}_out": array for name, array in caches.items() if array.ndim == 4}
-        self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
-        for name, array in inputs.items():
-            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        lanes = self._lanes if rows >= self._lanes * LANE_ROWS else 1
+        session = (self._shared if lanes == 1 else self._own)["decoder"]
+        self._steps = []
+        for lane in range(lanes):
+            part = slice(rows * lane // lanes, rows * (lane + 1) // lanes)
+            caches = {name: array[part] for name, array in cache.arrays.items()}
+            inputs = {name: array[part] for name, array in state.inputs.items()} | {"k": self._k} | caches
+            outputs = {name: array[part] for name, array in self._outputs.items()}
+            outputs |= {f"{name}_out": array for name, array in caches.items() if array.ndim == 4}
+            binding = session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            for name, array in outputs.items():
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self._steps.append((session, binding))
 
     def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
         """Weights and scores of one pair by name, such as ``decoder.1.cross.weights`` ``[heads, target, source]``."""
@@ -152,5 +181,10 @@ class Runtime:
             "lengths": np.array([len(source)], np.int32),
             "target": np.array([target], np.int64),
         }
-        found = self._sessions["attention"].run(names, feeds)
+        found = self._shared["attention"].run(names, feeds)
         return {name: array[0] for name, array in zip(names, found, strict=True)}
+
+
+def _step(lane: "tuple[onnxruntime.InferenceSession, onnxruntime.IOBinding]") -> None:
+    session, binding = lane
+    session.run_with_iobinding(binding)

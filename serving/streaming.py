@@ -104,7 +104,7 @@ class Feed:
             waiting = [await self._deltas.get()]
             while not self._deltas.empty():
                 waiting.append(self._deltas.get_nowait())
-            over = waiting[-1] is None
+            over = None in waiting
             texts: dict[int, str] = {}
             for delta in waiting:
                 if delta:

@@ -8,7 +8,7 @@ from export.bundle import BundleError, read_manifest
 from export.exporter import Precision
 from model.tokenizer import END, START
 from serving.cache import KeyValueCache
-from serving.runtime import Runtime, StepState, pad
+from serving.runtime import LANE_ROWS, Runtime, StepState, pad
 
 SOURCES = [[4, 9, END], [4, 9, 9, 9, END], [4, *range(20, 50), END]]
 
@@ -22,7 +22,7 @@ def runtime(request: pytest.FixtureRequest, lively_bundle: Callable[[Precision],
 def begin(runtime: Runtime, sources: list[list[int]], rows: int = 8) -> tuple[KeyValueCache, StepState]:
     """A cache that holds ``sources``, and the state before their first step."""
     cache, state = runtime.cache(rows), StepState(rows)
-    encoded = runtime.encode(sources)
+    [encoded] = runtime.encode([sources])
     cache.deepen(0, 1, max(map(len, sources)))
     cache.grow(len(sources))
     for row, source in enumerate(sources):
@@ -127,6 +127,53 @@ def test_a_step_works_on_the_cache_and_the_state_it_is_given(runtime: Runtime) -
     assert moved + write(runtime, cache, other, 2, 4) == alone["first"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_rows_get_the_same_bits_in_lanes(
+    lively_bundle: Callable[[Precision], Path], precision: Precision, threads: int
+) -> None:
+    """A thread for some of the rows computes what all threads compute for all of them."""
+    bundle = lively_bundle(precision)
+    one, several = (Runtime(bundle, read_manifest(bundle), count) for count in (1, threads))
+    sources = [[*SOURCES[row % 3][:-1], 30 + row, END] for row in range(LANE_ROWS * threads + 1)]
+    expected: list[tuple[list[list[float]], int]] = []
+    found: list[tuple[list[list[float]], int]] = []
+    for runtime, steps in ((one, expected), (several, found)):
+        cache, state = begin(runtime, sources, len(sources))
+        # Few rows share their products, many go in lanes, and fewer again share.
+        for rows in (LANE_ROWS * threads - 1, len(sources), LANE_ROWS * threads, 1):
+            steps.append((write(runtime, cache, state, rows, 3), len(runtime._steps)))
+    assert [steps for steps, _ in found] == [steps for steps, _ in expected]
+    assert [lanes for _, lanes in found] == [1, threads, threads, 1]
+    assert [lanes for _, lanes in expected] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("batches", range(6))
+def test_batches_are_encoded_in_their_order_by_any_number_of_threads(
+    lively_bundle: Callable[[Precision], Path], batches: int
+) -> None:
+    bundle = lively_bundle("int8")
+    one, several = (Runtime(bundle, read_manifest(bundle), threads) for threads in (1, 2))
+    asked = [[[4, *range(20 + batch, 30 + 3 * batch), END], [4, 9, END]] for batch in range(batches)]
+    expected = [next(one.encode([batch])) for batch in asked]
+    found = list(several.encode(asked))
+    assert len(found) == batches
+    for each, alone in zip(found, expected, strict=True):
+        assert np.array_equal(each.memory, alone.memory)
+        assert all(np.array_equal(array, alone.caches[name]) for name, array in each.caches.items())
+
+
+def test_a_fault_in_one_lane_reaches_the_caller(lively_bundle: Callable[[Precision], Path]) -> None:
+    bundle = lively_bundle("int8")
+    runtime = Runtime(bundle, read_manifest(bundle), 2)
+    cache, state = begin(runtime, SOURCES * 3, 9)
+    state.token[8] = runtime.manifest.model.vocabulary
+    with pytest.raises(Exception, match="out of"):
+        runtime.step(cache, state, 9, 2)
+    with pytest.raises(Exception, match="out of"):
+        list(runtime.encode([SOURCES, [[4, 10**6, END]]]))
+
+
 def test_a_states_rows_are_copied_all_at_once() -> None:
     state = StepState(4)
     state.token[:], state.position[:], state.given[:], state.lengths[:] = range(4), range(10, 14), range(5, 9), 7
@@ -137,9 +184,9 @@ def test_a_states_rows_are_copied_all_at_once() -> None:
 
 
 def test_a_source_gets_the_same_bits_alone_and_among_others(runtime: Runtime) -> None:
-    together = runtime.encode(SOURCES)
+    [together] = runtime.encode([SOURCES])
     for row, source in enumerate(SOURCES):
-        alone = runtime.encode([source])
+        [alone] = runtime.encode([[source]])
         assert np.array_equal(alone.memory[0, : len(source)], together.memory[row, : len(source)])
         for name, array in alone.caches.items():
             assert np.array_equal(array[0, :, : len(source)], together.caches[name][row, :, : len(source)])

@@ -80,6 +80,23 @@ def test_a_feed_tells_each_texts_deltas_and_ends_when_it_is_closed() -> None:
     assert texts == ["Eins. " + tokenizer.decode(tokenizer.target("Zwei.")[:1]), "Drei."]
 
 
+def test_a_feed_ends_even_if_a_token_is_heard_after_it_was_closed() -> None:
+    """A client leaves, and the engine's last step is still on its way."""
+
+    async def run() -> list[Delta]:
+        feed = Feed([split("One.")], tokenizer.decode)
+        ear = feed.ear(0, 0, 10)
+        ids = tokenizer.target("Eins.")
+        ear.hear(ids[0])
+        feed.close()
+        for token in ids[1:]:
+            ear.hear(token)
+        return [delta async for delta in feed]
+
+    deltas = asyncio.run(asyncio.wait_for(run(), 10))
+    assert "".join(delta.text for delta in deltas) == "Eins."
+
+
 def test_what_comes_within_the_interval_comes_together_and_the_end_waits_for_nothing() -> None:
     async def run() -> list[Delta]:
         feed = Feed([split("One."), split("Two.")], tokenizer.decode, interval=3600)
