@@ -86,6 +86,11 @@ class CacheSpec(Frozen):
     in_place: Literal[True] = True
     """Bind one buffer as a cache's input and as its output."""
 
+    @classmethod
+    def of(cls, precision: str) -> Self:
+        """The caches of a bundle written now."""
+        return cls(dtype="int8" if precision == "int8" else "float32")
+
 
 class Quantisation(Frozen):
     """How weights and activations are rounded."""

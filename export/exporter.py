@@ -75,7 +75,7 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
             precision=precision,
             attention=attention,
             limits=Limits(source_tokens=positions, target_tokens=positions),
-            cache=CacheSpec(dtype="int8" if precision == "int8" else "float32"),
+            cache=CacheSpec.of(precision),
             quantisation=Quantisation() if precision == "int8" else None,
             files={name: digest(folder / name) for name in FILES},
             graphs=signatures,

@@ -143,7 +143,12 @@ class Graph:
 
 
 def _cache_unit(module: nn.Module) -> Tensor | None:
-    return module.cache_unit if isinstance(module, QuantizedLinear) else None
+    """Of a decoder's keys or values; None in fp32. ValueError when they were quantised without one."""
+    if not isinstance(module, QuantizedLinear):
+        return None
+    if module.cache_unit is None:
+        raise ValueError("the decoder's keys and values have no cache unit; quantise with a whole calibration")
+    return module.cache_unit
 
 
 class Lowering:
@@ -280,9 +285,9 @@ class Lowering:
 
     def _through_cache(self, graph: Graph, states: str, module: nn.Module, name: str, length: str) -> str:
         """Projected keys or values ``[b, length, w]`` as a cache gives them back."""
-        kept = self._quantize_cache(graph, states, module, name)
-        if kept == states:
+        if _cache_unit(module) is None:
             return states
+        kept = self._quantize_cache(graph, states, module, name)
         restored = graph.node("DequantizeCache", [kept, f"{name}.cache_unit"], f"{name}.restored", DOMAIN)
         graph.describe(restored, FLOAT, ["rows", length, self.config.width])
         return restored

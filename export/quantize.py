@@ -144,7 +144,8 @@ def calibrate(model: Transformer, pairs: Iterable[tuple[list[int], list[int]]]) 
 def quantized(model: Transformer, calibration: Calibration) -> Transformer:
     """A copy of ``model`` with every linear layer and embedding quantised; norms and biases stay fp32.
 
-    ``calibration`` is that of `calibrate`. Keys and values it has no unit for stay fp32.
+    ``calibration`` is that of `calibrate`. Keys and values it has no unit for stay fp32, as in bundles of earlier
+    versions; such a model cannot be exported.
     """
     result = copy.deepcopy(model).eval()
     replacements: dict[nn.Module, nn.Module] = {}

@@ -1,4 +1,4 @@
-"""The engine: one thread that owns the sessions and the cache, and works on everybody's requests at once.
+"""The engine: one thread that owns the runtime and the cache, and works on everybody's requests at once.
 
 Each turn it drops what is no longer wanted, encodes some of what waits, admits it to free rows, takes one decoding
 step for every row whatever its position, delivers what is finished and packs the rows that are left.
@@ -144,7 +144,7 @@ class Engine:
                 arrays = self._runtime.attention(job.source, job.target)
                 job.encoded = time.monotonic()
                 _deliver(job, Attended(arrays, job.timings()))
-        chunks = list(_chunks([job for job in jobs if not job.target]))
+        chunks = list(_chunks([job for job in jobs if not job.target], self._runtime.lanes))
         results = self._runtime.encode([[job.source for job in chunk] for chunk in chunks])
         for chunk, result in zip(chunks, results, strict=True):
             self._place(chunk, result)
@@ -232,17 +232,25 @@ class Engine:
         state.copy([copy.origin for copy in copies], [copy.row for copy in copies])
 
 
-def _chunks(jobs: list[Job]) -> Iterator[list[Job]]:
-    """``jobs`` by length, so that little is padded, in parts of `ENCODE_CHUNK` padded tokens at most or one job."""
+def _chunks(jobs: list[Job], lanes: int) -> Iterator[list[Job]]:
+    """``jobs`` by length, so that little is padded, in parts of `ENCODE_CHUNK` padded tokens at most or one job.
+
+    Few jobs are parted so that each of ``lanes`` has some.
+    """
+    longest = max((_padded(job) for job in jobs), default=0)
+    limit = min(ENCODE_CHUNK, longest * len(jobs) // lanes + longest - 1)
     chunk: list[Job] = []
-    for job in sorted(jobs, key=lambda job: job.source_tokens):
-        padded = -(-job.source_tokens // ALIGNMENT) * ALIGNMENT
-        if chunk and padded * (len(chunk) + 1) > ENCODE_CHUNK:
+    for job in sorted(jobs, key=_padded):
+        if chunk and _padded(job) * (len(chunk) + 1) > limit:
             yield chunk
             chunk = []
         chunk.append(job)
     if chunk:
         yield chunk
+
+
+def _padded(job: Job) -> int:
+    return -(-job.source_tokens // ALIGNMENT) * ALIGNMENT
 
 
 def _tell(heard: dict[AbstractEventLoop, list[tuple[Listener, int]]]) -> None:

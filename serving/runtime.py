@@ -1,10 +1,12 @@
 """A bundle's graphs in ONNX Runtime: sessions, threads, providers, buffers bound in place."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -14,14 +16,24 @@ from export.bundle import BundleError, Manifest
 from model.tokenizer import PADDING
 from serving.cache import KeyValueCache
 
+# Beyond 256 keys, with fewer heads in the batch than threads, GroupQueryAttention would sum a row's keys in blocks: its
+# last bits would depend on the company and on the number of threads.
+os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
+
 Array = NDArray[Any]
+Result = TypeVar("Result")
+_Bound = tuple[list[Callable[[], None]], dict[str, Array]]
+"""A step's lanes, and the arrays they write to."""
 ALIGNMENT = 8
 """Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
 SPIN_MICROSECONDS = 50
 """How long a session's threads wait awake for more. From one node to the next this saves waking them, a fifth of a
 step with two threads; much longer, and those of one graph would keep the cores from the next one, or from HTTP."""
-LANE_ROWS = 4
-"""Rows a thread must have for itself, for several to step side by side instead of sharing every product."""
+LANE_ROWS = 8
+"""Rows a thread must have for itself, for several to step side by side instead of sharing every product; measured with
+two threads."""
+MOST_BOUND = 256
+"""Numbers of rows and k whose bindings are kept at one time."""
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""
 
@@ -88,7 +100,7 @@ class Runtime:
     def __init__(self, folder: Path, manifest: Manifest, threads: int, device: str = "cpu") -> None:
         self.manifest = manifest
         provider = check_device(folder, manifest, device)
-        self._lanes = threads if device == "cpu" else 1
+        self.lanes = threads if device == "cpu" else 1
 
         def session(name: str, threads: int) -> onnxruntime.InferenceSession:
             options = onnxruntime.SessionOptions()
@@ -100,12 +112,12 @@ class Runtime:
             )
 
         self._shared = {name: session(name, threads) for name in manifest.graphs}
-        # One session serves all lanes: with one thread it runs in the thread that calls it.
-        self._own = {name: session(name, 1) for name in ("encoder", "decoder")} if self._lanes > 1 else self._shared
-        self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="lane")
-        self._steps: list[tuple[onnxruntime.InferenceSession, onnxruntime.IOBinding]] = []
-        self._bound: tuple[KeyValueCache, int, StepState, int, int] | None = None
-        self._outputs: dict[str, Array] = {}
+        # One session serves all lanes: with one thread it runs in the thread that calls it. The weights of encoder and
+        # decoder are in memory twice then.
+        self._own = {name: session(name, 1) for name in ("encoder", "decoder")} if self.lanes > 1 else self._shared
+        self._pool = ThreadPoolExecutor(max(1, self.lanes - 1), thread_name_prefix="lane")
+        self._layout: tuple[KeyValueCache, int, StepState] | None = None
+        self._bound: dict[tuple[int, int], _Bound] = {}
         self._cache_names = [
             spec.name
             for spec in manifest.graphs["decoder"].inputs
@@ -118,11 +130,20 @@ class Runtime:
         return KeyValueCache(self._cache_names, model.heads, model.head_width, rows, self.manifest.cache.dtype)
 
     def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[EncodedBatch]:
-        """Run the encoder on each of ``batches`` of sources; the results come in their order."""
-        dealt = len(batches) // self._lanes * self._lanes
-        yield from self._pool.map(lambda batch: self._encode(self._own["encoder"], batch), batches[:dealt])
-        for batch in batches[dealt:]:
-            yield self._encode(self._shared["encoder"], batch)
+        """Run the encoder on each of ``batches`` of sources, as the results are asked for; they come in order."""
+        for begin in range(0, len(batches), self.lanes):
+            dealt = batches[begin : begin + self.lanes]
+            session = (self._own if len(dealt) > 1 else self._shared)["encoder"]
+            yield from self._side_by_side([partial(self._encode, session, batch) for batch in dealt])
+
+    def _side_by_side(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """The results of at most as many ``calls`` as there are lanes, the first made in this thread."""
+        others = [self._pool.submit(call) for call in calls[1:]]
+        try:
+            first = calls[0]()
+        finally:
+            wait(others)  # Whichever fails, none still writes to the arrays that the others share with it.
+        return [first, *(other.result() for other in others)]
 
     def _encode(self, session: onnxruntime.InferenceSession, sources: list[list[int]]) -> EncodedBatch:
         padded, lengths = pad(sources)
@@ -138,40 +159,39 @@ class Runtime:
         and the log-probabilities ``[rows]`` of the given tokens; they are overwritten by the next step. The caches are
         written in place.
         """
-        # Binding costs about as much as a small step: only what has moved since is bound again.
-        layout = (cache, cache.layout, state, rows, k)
-        if layout != self._bound:
-            self._bind(cache, state, rows, k)
-            self._bound = layout
-        if len(self._steps) == 1:
-            _step(self._steps[0])
-        else:
-            list(self._pool.map(_step, self._steps))
-        found = self._outputs
+        # Binding costs about as much as a small step, and rows come and go: what was bound is kept until it moves.
+        layout = (cache, cache.layout, state)
+        if layout != self._layout or len(self._bound) == MOST_BOUND:
+            self._layout = layout
+            self._bound.clear()
+        if (rows, k) not in self._bound:
+            self._bound[rows, k] = self._bind(cache, state, rows, k)
+        steps, found = self._bound[rows, k]
+        self._side_by_side(steps)
         return found["tokens"], found["log_probabilities"], found["given_log_probability"]
 
-    def _bind(self, cache: KeyValueCache, state: "StepState", rows: int, k: int) -> None:
-        self._outputs = {
+    def _bind(self, cache: KeyValueCache, state: "StepState", rows: int, k: int) -> _Bound:
+        found: dict[str, Array] = {
             "tokens": np.empty((rows, k), np.int64),
             "log_probabilities": np.empty((rows, k), np.float32),
             "given_log_probability": np.empty(rows, np.float32),
         }
-        self._k = np.array([k])
-        lanes = self._lanes if rows >= self._lanes * LANE_ROWS else 1
+        lanes = self.lanes if rows >= self.lanes * LANE_ROWS else 1
         session = (self._shared if lanes == 1 else self._own)["decoder"]
-        self._steps = []
+        steps: list[Callable[[], None]] = []
         for lane in range(lanes):
             part = slice(rows * lane // lanes, rows * (lane + 1) // lanes)
             caches = {name: array[part] for name, array in cache.arrays.items()}
-            inputs = {name: array[part] for name, array in state.inputs.items()} | {"k": self._k} | caches
-            outputs = {name: array[part] for name, array in self._outputs.items()}
+            inputs = {name: array[part] for name, array in state.inputs.items()} | {"k": np.array([k])} | caches
+            outputs = {name: array[part] for name, array in found.items()}
             outputs |= {f"{name}_out": array for name, array in caches.items() if array.ndim == 4}
             binding = session.io_binding()
             for name, array in inputs.items():
                 binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             for name, array in outputs.items():
                 binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-            self._steps.append((session, binding))
+            steps.append(partial(_step, session, binding, inputs))
+        return steps, found
 
     def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
         """Weights and scores of one pair by name, such as ``decoder.1.cross.weights`` ``[heads, target, source]``."""
@@ -185,6 +205,6 @@ class Runtime:
         return {name: array[0] for name, array in zip(names, found, strict=True)}
 
 
-def _step(lane: "tuple[onnxruntime.InferenceSession, onnxruntime.IOBinding]") -> None:
-    session, binding = lane
+def _step(session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, inputs: Mapping[str, Array]) -> None:
+    """Run what is bound; ``inputs`` only have to live as long as their addresses are bound."""
     session.run_with_iobinding(binding)

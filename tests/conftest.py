@@ -111,7 +111,7 @@ def lively_bundle(tmp_path_factory: pytest.TempPathFactory, lively_checkpoint: P
     def bundle(precision: Precision) -> Path:
         folder = tmp_path_factory.mktemp("bundle") / f"lively-{precision}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(verify, "BATCH_SIZES", (7,))  # The gate has tests of its own.
+            patch.setattr(verify, "BATCH_SIZES", (7,))  # Enough tokens to judge by; the gate has tests of its own.
             export(lively_checkpoint, folder, precision)
         return folder
 

@@ -126,7 +126,7 @@ def write_bundle(model: Transformer, folder: Path, precision: Precision) -> None
         precision=precision,
         attention="fused",
         limits=Limits(source_tokens=positions, target_tokens=positions),
-        cache=CacheSpec(dtype="int8" if precision == "int8" else "float32"),
+        cache=CacheSpec.of(precision),
         quantisation=None,
         files={},
         graphs=write_graphs(model, folder, "fused"),

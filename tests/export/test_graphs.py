@@ -359,3 +359,9 @@ def test_every_kind_of_model_exports_and_passes_the_gate(
     assert manifest.parity is not None
     assert manifest.parity.passed
     assert manifest.model.model_dump().items() >= changes.items()
+
+
+def test_a_model_quantised_without_cache_units_is_refused(small_checkpoint: Path) -> None:
+    model = checkpoint.load(small_checkpoint).model
+    with pytest.raises(ValueError, match="no cache unit"):
+        Lowering(quantized(model, calibrate(model, PAIRS)._replace(caches={})), "fused").graphs()

@@ -197,7 +197,7 @@ def test_a_limit_ends_a_translation_and_says_so(engine: Engine, sources: list[li
 @given(st.lists(st.integers(1, 400), max_size=30), st.randoms())
 def test_chunks_hold_every_job_once_and_little_padding(lengths: list[int], order: random.Random) -> None:
     jobs = [encoding([9] * length, 0.0) for length in lengths]
-    chunks = list(_chunks(jobs))
+    chunks = list(_chunks(jobs, lanes=1))
     assert {id(job) for chunk in chunks for job in chunk} == {id(job) for job in jobs}
     assert sum(map(len, chunks)) == len(jobs)
 
@@ -206,6 +206,14 @@ def test_chunks_hold_every_job_once_and_little_padding(lengths: list[int], order
 
     assert all(len(chunk) == 1 or padded(chunk) <= ENCODE_CHUNK for chunk in chunks)
     assert all(padded([*chunk, after[0]]) > ENCODE_CHUNK for chunk, after in itertools.pairwise(chunks))
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 8])
+@pytest.mark.parametrize("jobs", [1, 2, 3, 4, 7, 8, 20])
+def test_few_jobs_of_one_length_are_parted_evenly_among_the_lanes(jobs: int, lanes: int) -> None:
+    chunks = list(_chunks([encoding([9] * 10, 0.0) for _ in range(jobs)], lanes))
+    assert sum(map(len, chunks)) == jobs
+    assert max(map(len, chunks)) == -(-jobs // lanes)
 
 
 # Whoever is not wanted any more.

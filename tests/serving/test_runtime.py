@@ -1,12 +1,19 @@
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from export.bundle import BundleError, read_manifest
+from export.bundle import MANIFEST, BundleError, Manifest, read_manifest
 from export.exporter import Precision
+from export.quantize import calibrate, quantized
+from model.config import ModelConfig
 from model.tokenizer import END, START
+from model.transformer import Transformer
+from serving.bench.subjects import write_bundle
 from serving.cache import KeyValueCache
 from serving.runtime import LANE_ROWS, Runtime, StepState, pad
 
@@ -142,7 +149,7 @@ def test_rows_get_the_same_bits_in_lanes(
         cache, state = begin(runtime, sources, len(sources))
         # Few rows share their products, many go in lanes, and fewer again share.
         for rows in (LANE_ROWS * threads - 1, len(sources), LANE_ROWS * threads, 1):
-            steps.append((write(runtime, cache, state, rows, 3), len(runtime._steps)))
+            steps.append((write(runtime, cache, state, rows, 3), len(runtime._bound[rows, 2][0])))
     assert [steps for steps, _ in found] == [steps for steps, _ in expected]
     assert [lanes for _, lanes in found] == [1, threads, threads, 1]
     assert [lanes for _, lanes in expected] == [1, 1, 1, 1]
@@ -163,15 +170,73 @@ def test_batches_are_encoded_in_their_order_by_any_number_of_threads(
         assert all(np.array_equal(array, alone.caches[name]) for name, array in each.caches.items())
 
 
-def test_a_fault_in_one_lane_reaches_the_caller(lively_bundle: Callable[[Precision], Path]) -> None:
+@pytest.mark.parametrize("row", [0, 16])
+def test_a_fault_in_one_lane_reaches_the_caller_when_all_lanes_have_ended(
+    lively_bundle: Callable[[Precision], Path], row: int
+) -> None:
     bundle = lively_bundle("int8")
     runtime = Runtime(bundle, read_manifest(bundle), 2)
-    cache, state = begin(runtime, SOURCES * 3, 9)
-    state.token[8] = runtime.manifest.model.vocabulary
+    cache, state = begin(runtime, SOURCES * 6, 18)
+    state.token[row] = runtime.manifest.model.vocabulary
     with pytest.raises(Exception, match="out of"):
-        runtime.step(cache, state, 9, 2)
-    with pytest.raises(Exception, match="out of"):
-        list(runtime.encode([SOURCES, [[4, 10**6, END]]]))
+        runtime.step(cache, state, 18, 2)
+    before = {name: array.copy() for name, array in cache.arrays.items()}
+    time.sleep(0.05)
+    assert all(np.array_equal(array, before[name]) for name, array in cache.arrays.items())
+    bad = [[4, 10**6, END]]
+    for batches in ([SOURCES, bad], [bad, SOURCES], [bad]):
+        with pytest.raises(Exception, match="out of"):
+            list(runtime.encode(batches))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_rows_k_and_depth_may_change_from_step_to_step(
+    lively_bundle: Callable[[Precision], Path], threads: int
+) -> None:
+    bundle = lively_bundle("int8")
+    one, several = (Runtime(bundle, read_manifest(bundle), count) for count in (1, threads))
+    sources = [[*SOURCES[row % 3][:-1], 30 + row, END] for row in range(40)]
+    states = [(runtime, *begin(runtime, sources, 40)) for runtime in (one, several)]
+    choices = random.Random(threads)
+    for _ in range(60):
+        rows, k, written = choices.randint(1, 40), choices.randint(1, 4), choices.choice([20, 60, 120])
+        found = []
+        for runtime, cache, state in states:
+            cache.deepen(40, written, 40)
+            outputs = [array.copy() for array in runtime.step(cache, state, rows, k)]
+            state.token[:rows] = outputs[0][:, -1]
+            state.position[:rows] = (state.position[:rows] + 1) % 18
+            found.append(outputs)
+        assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_long_rows_get_the_same_bits_on_any_number_of_threads(precision: Precision, tmp_path: Path) -> None:
+    """Beyond 256 keys, and with fewer heads than threads, where kernels like to cut the keys in blocks."""
+    shape = {"vocabulary": 60, "width": 64, "heads": 2, "feed_forward": 32, "encoder_layers": 1, "decoder_layers": 1}
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(**shape, max_positions=768)).eval()
+    random = np.random.default_rng(0)
+    sources = random.integers(4, 60, (3, 700)).tolist()
+    if precision == "int8":
+        model = quantized(model, calibrate(model, [(sources[0], sources[1][:600])]))
+    write_bundle(model, tmp_path / "long", precision)
+    manifest = Manifest.model_validate_json((tmp_path / "long" / MANIFEST).read_bytes())
+    found = []
+    for threads in (1, 8):
+        for rows in (1, 3):
+            runtime = Runtime(tmp_path / "long", manifest, threads)
+            cache, state = begin(runtime, sources[:rows], rows)
+            cache.deepen(rows, 700, 704)
+            # The caches of a row that has written much: any finite numbers do.
+            for name, array in cache.arrays.items():
+                if name.startswith("self"):
+                    for row in range(rows):
+                        numbers = np.random.default_rng(row).integers(-100, 100, array[row].shape)
+                        array[row] = numbers if precision == "int8" else numbers / 100
+            state.position[:rows] = 600
+            found.append([(step[0], step[rows]) for step in write(runtime, cache, state, rows, 4)])
+    assert found == [found[0]] * 4
 
 
 def test_a_states_rows_are_copied_all_at_once() -> None:
