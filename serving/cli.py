@@ -415,6 +415,9 @@ def evaluate(
 def loadtest(context: typer.Context) -> None:
     """Load a service with Locust and measure it; see dragoman loadtest --help."""
     _require("locust", "loadtest")
+    if "--compare" in context.args:
+        _require("torch", "compare")
+        _require("ctranslate2", "compare")
     from loadtest.run import main
 
     raise typer.Exit(main(context.args))

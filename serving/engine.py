@@ -35,13 +35,13 @@ pass between its layers out of the processor's nearer caches."""
 class Engine:
     """Runs jobs on a `Runtime` in a thread of its own; every method may be called from any thread."""
 
-    def __init__(self, runtime: Runtime, rows: int, encode_tokens: int, queue_tokens: int) -> None:
+    def __init__(self, runtime: Runtime, rows: int, encode_tokens: int, queue_tokens: int, share: int) -> None:
         self.queue_tokens = queue_tokens
         self._runtime = runtime
         self._cache = runtime.cache(rows)
-        self._scheduler: Scheduler[Job] = Scheduler(rows, encode_tokens)
+        self._scheduler: Scheduler[Job] = Scheduler(rows, encode_tokens, share)
         self._wake = threading.Condition()
-        self._arriving: list[Job] = []
+        self._arriving: list[Sequence[Job]] = []
         self._arriving_tokens = 0
         self._stopping = False
         self._failure: BaseException | None = None
@@ -54,7 +54,10 @@ class Engine:
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue all of ``jobs`` or, with QueueFull or NotReady, none; each ``future`` receives result or error."""
+        """Queue all of ``jobs``, which are one request, or, with QueueFull or NotReady, none.
+
+        Each job's ``future`` receives result or error.
+        """
         cost = sum(job.cost for job in jobs)
         if widest := max((job.rows for job in jobs if job.rows > self._scheduler.rows), default=0):
             raise ValueError(f"a job wants {widest} rows; there are {self._scheduler.rows}")
@@ -67,7 +70,7 @@ class Engine:
                 excess = waiting + min(cost, self.queue_tokens // 2) - self.queue_tokens
                 seconds = math.ceil(min(waiting, excess) / self._throughput.rate)
                 raise QueueFull(waiting, self.queue_tokens, max(1, seconds))
-            self._arriving += jobs
+            self._arriving.append(list(jobs))
             self._arriving_tokens += cost
             self._wake.notify()
 
@@ -106,7 +109,7 @@ class Engine:
             self._failure = failure
         with self._wake:
             self._stopping = True
-            left = [*self._scheduler.clear(), *self._arriving]
+            left = [*self._scheduler.clear(), *(job for jobs in self._arriving for job in jobs)]
         for job in left:
             _fail(job, NotReady("the engine stopped before this was done"))
 
@@ -115,7 +118,8 @@ class Engine:
         with self._wake:
             while not self._stopping and not self._arriving and not len(self._scheduler):
                 self._wake.wait()
-            self._scheduler.add(self._arriving)
+            for jobs in self._arriving:
+                self._scheduler.add(jobs)
             self._arriving, self._arriving_tokens = [], 0
             self._last_turn = time.monotonic()
             return not self._stopping
@@ -129,7 +133,7 @@ class Engine:
         for job in [*self._scheduler.drop(now, left), *gone]:
             _give_up(job)
         self._release(gone)
-        admitted = self._scheduler.admit()
+        admitted = self._scheduler.admit(now)
         if admitted:
             self._encode(admitted)
         if self._scheduler.running:

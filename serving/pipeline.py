@@ -76,7 +76,9 @@ class Pipeline:
             pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
         runtime = Runtime(folder, self.manifest, settings.cpus, settings.device)
-        self.engine = Engine(runtime, settings.rows, settings.encode_tokens, settings.queue_tokens)
+        self.engine = Engine(
+            runtime, settings.rows, settings.encode_tokens, settings.queue_tokens, settings.request_rows
+        )
 
     @classmethod
     def offline(cls, settings: Settings) -> "Pipeline":

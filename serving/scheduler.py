@@ -1,10 +1,14 @@
 """Whom to encode, whom to let wait, whom to drop: plain Python over plain data."""
 
+import heapq
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+CROWDED_SECONDS = 2.0
+"""How long after others were there a request still keeps to its share: more of them are likely to come."""
 
 
 @dataclass(eq=False)
@@ -21,6 +25,8 @@ class Ticket:
     cancelled: bool = False
     places: list[int] = field(default_factory=list)
     """The rows it holds, in the order of its hypotheses."""
+    line: "Line[Any] | None" = None
+    """The scheduler's own: where it stands in the queue."""
 
     def gone(self, now: float) -> bool:
         """Whether nobody waits for it any more."""
@@ -30,50 +36,113 @@ class Ticket:
 T = TypeVar("T", bound=Ticket)
 
 
-class Scheduler(Generic[T]):
-    """First come, first served, within the rows that are free and the padded tokens one turn may encode."""
+@dataclass(eq=False)
+class Line(Generic[T]):
+    """The jobs of one request that wait, and what the others of it hold."""
 
-    def __init__(self, rows: int, encode_tokens: int) -> None:
-        self.rows, self.encode_tokens = rows, encode_tokens
+    number: int
+    start: float
+    """On the scheduler's virtual clock: when its next job would begin if all requests were served at once."""
+    waiting: deque[T]
+    jobs: int
+    """Of it that wait or are worked on."""
+    rows: int = 0
+    """Held by its jobs that are being encoded or decoded."""
+
+    def __lt__(self, other: "Line[T]") -> bool:
+        return (self.start, self.number) < (other.start, other.number)
+
+
+class Scheduler(Generic[T]):
+    """Shares out the free rows, and the padded tokens that one turn may encode, fairly among requests.
+
+    Fair queueing (Demers, Keshav and Shenker 1989): a virtual clock advances by the cost of what is admitted over the
+    number of requests that wait. A request's first job is due when it arrives, each further one its predecessor's cost
+    later; whoever was due first comes first. Single jobs are thereby served in order of arrival, and a list of a
+    thousand takes turns with those that come after it.
+
+    Besides, while there are other requests none holds more than ``share`` rows, unless a single job of it needs more:
+    every row makes the steps of all others slower.
+    """
+
+    def __init__(self, rows: int, encode_tokens: int, share: int) -> None:
+        self.rows, self.encode_tokens, self.share = rows, encode_tokens, share
         self.running: list[T] = []
         """Jobs being decoded."""
         self.encoding: list[T] = []
         """Jobs admitted in this turn: no longer waiting, not yet decoded."""
-        self._waiting: deque[T] = deque()
         self.waiting_tokens = 0
+        self._queue: list[Line[T]] = []
+        """A heap of the lines in which somebody waits."""
+        self._lines: set[Line[T]] = set()
+        """Those of which a job waits or is worked on."""
+        self._arrived = 0
+        self._jobs = 0
+        self._clock = 0.0
+        self._crowded_until = -math.inf
         self._next_deadline = math.inf
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self.encoding) + len(self.running)
+        """Jobs that wait or are worked on; may be asked from any thread."""
+        return self._jobs
 
-    def add(self, jobs: Iterable[T]) -> None:
-        """Put ``jobs`` at the end of the queue."""
+    def add(self, jobs: Sequence[T]) -> None:
+        """Queue the ``jobs`` of one request, to be worked on in their order."""
+        if not jobs:
+            return
+        line = Line(self._arrived, self._clock, deque(jobs), len(jobs))
+        self._arrived += 1
+        self._lines.add(line)
+        self._jobs += len(jobs)
+        heapq.heappush(self._queue, line)
         for job in jobs:
-            self._waiting.append(job)
+            job.line = line
             self.waiting_tokens += job.cost
             self._next_deadline = min(self._next_deadline, job.deadline)
 
-    def admit(self) -> list[T]:
-        """Take from the queue what this turn encodes, in order of arrival.
+    def admit(self, now: float) -> list[T]:
+        """Take from the queue what this turn encodes, in the order in which it is due.
 
         The first job always fits; further ones while rows are free and the batch, padded to its longest source, stays
         within ``encode_tokens``. The caller encodes them and calls `start`.
         """
+        if len(self._lines) > 1:
+            self._crowded_until = now + CROWDED_SECONDS
         admitted = self.encoding = []
         free, longest = self.rows - sum(job.rows for job in self.running), 0
-        while self._waiting:
-            job = self._waiting[0]
+        satisfied: list[Line[T]] = []
+        while self._queue:
+            line = self._queue[0]
+            job = line.waiting[0]
+            if job.rows and line.rows and line.rows + job.rows > self.share and now < self._crowded_until:
+                satisfied.append(heapq.heappop(self._queue))
+                continue
             longest = max(longest, job.source_tokens)
+            # Who has no room yet is not passed by others: a wide beam could wait for ever.
             if job.rows > free or (admitted and longest * (len(admitted) + 1) > self.encode_tokens):
                 break
+            self._clock = max(self._clock + job.cost / (len(self._queue) + len(satisfied)), line.start)
+            line.waiting.popleft()
+            line.start += job.cost
+            line.rows += job.rows
+            if line.waiting:
+                heapq.heapreplace(self._queue, line)
+            else:
+                heapq.heappop(self._queue)
             free -= job.rows
-            admitted.append(self._waiting.popleft())
+            admitted.append(job)
             self.waiting_tokens -= job.cost
+        for line in satisfied:
+            # What it may not use now it does not get later instead.
+            line.start = max(line.start, self._clock)
+            heapq.heappush(self._queue, line)
         return admitted
 
     def start(self, jobs: Iterable[T]) -> None:
         """Let those of the encoded jobs that decode run; the others are done."""
-        self.running.extend(jobs)
+        started = list(jobs)
+        self.running.extend(started)
+        self._leave(set(self.encoding).difference(started))
         self.encoding = []
 
     def retire(self, now: float, finished: Iterable[T] = ()) -> list[T]:
@@ -83,6 +152,7 @@ class Scheduler(Generic[T]):
         done.update(gone)
         if done:
             self.running = [job for job in self.running if job not in done]
+            self._leave(done)
         return gone
 
     def drop(self, now: float, cancelled: bool = True) -> list[T]:
@@ -93,18 +163,38 @@ class Scheduler(Generic[T]):
         """
         if not cancelled and now < self._next_deadline:
             return []
-        gone = [job for job in self._waiting if job.gone(now)]
+        waiting = [job for line in self._queue for job in line.waiting]
+        # Asked once: others cancel at any moment.
+        gone = {job: None for job in waiting if job.gone(now)}
         if gone:
-            self._waiting = deque(job for job in self._waiting if not job.gone(now))
+            for line in self._queue:
+                line.waiting = deque(job for job in line.waiting if job not in gone)
+            self._queue = [line for line in self._queue if line.waiting]
+            heapq.heapify(self._queue)
             self.waiting_tokens -= sum(job.cost for job in gone)
-        self._next_deadline = min((job.deadline for job in self._waiting), default=math.inf)
-        return gone
+            self._leave(gone, held=False)
+        self._next_deadline = min((job.deadline for job in waiting if job not in gone), default=math.inf)
+        return list(gone)
 
     def clear(self) -> list[T]:
         """Take out everything."""
-        everything = [*self._waiting, *self.encoding, *self.running]
-        self._waiting.clear()
+        waiting = [job for line in self._queue for job in line.waiting]
+        everything = [*waiting, *self.encoding, *self.running]
+        self._queue.clear()
+        self._lines.clear()
+        self._jobs = 0
         self.encoding = []
         self.running.clear()
         self.waiting_tokens = 0
         return everything
+
+    def _leave(self, jobs: Iterable[T], held: bool = True) -> None:
+        """``jobs`` are done with; they ``held`` rows if they were not still waiting."""
+        for job in jobs:
+            line = job.line
+            assert line
+            line.jobs -= 1
+            self._jobs -= 1
+            line.rows -= job.rows if held else 0
+            if not line.jobs:
+                self._lines.discard(line)

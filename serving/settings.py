@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
     rows: Count = 64
     """Hypotheses that are decoded at one time: a sentence is as many as its beam."""
+    request_rows: Count = Field(default_factory=lambda others: max(1, others.get("rows", 64) // 4))
+    """Rows one request holds at most while there are others: a long list makes their steps slower."""
     encode_tokens: Count = 1024
     """Padded source tokens that are encoded between two decoding steps."""
     queue_tokens: Count = 100_000

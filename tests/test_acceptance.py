@@ -62,7 +62,7 @@ def sources(texts: list[str], shipped: Checkpoint) -> list[list[int]]:
 def decoded(bundle: Path, sources: Sequence[list[int]]) -> list[Hypothesis]:
     """All of ``sources`` greedily through the engine, side by side."""
     manifest = read_manifest(bundle)
-    engine = Engine(Runtime(bundle, manifest, 2), rows=32, encode_tokens=4096, queue_tokens=10**9)
+    engine = Engine(Runtime(bundle, manifest, 2), rows=32, encode_tokens=4096, queue_tokens=10**9, share=32)
     jobs = [
         translation(source, Decoding(manifest.model.default_limit(len(source))), time.monotonic() + 600)
         for source in sources

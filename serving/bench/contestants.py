@@ -38,9 +38,8 @@ class Dragoman:
         # Not `read_manifest`: a bundle made for a benchmark alone has passed no parity gate.
         manifest = Manifest.model_validate_json((bundle / MANIFEST).read_bytes())
         settings = Settings()
-        self._engine = Engine(
-            Runtime(bundle, manifest, threads), max(rows, settings.rows), settings.encode_tokens, sys.maxsize
-        )
+        rows = max(rows, settings.rows)
+        self._engine = Engine(Runtime(bundle, manifest, threads), rows, settings.encode_tokens, sys.maxsize, rows)
 
     def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:
         """See `Contestant`."""

@@ -15,8 +15,10 @@ from serving.job import Job, translation
 from serving.runtime import Runtime
 
 
-def engine_of(bundle: Path, threads: int = 1, rows: int = 16, encode_tokens: int = 512, queue: int = 10**9) -> Engine:
-    return Engine(Runtime(bundle, read_manifest(bundle), threads), rows, encode_tokens, queue)
+def engine_of(
+    bundle: Path, threads: int = 1, rows: int = 16, encode_tokens: int = 512, queue: int = 10**9, share: int = 10**9
+) -> Engine:
+    return Engine(Runtime(bundle, read_manifest(bundle), threads), rows, encode_tokens, queue, share)
 
 
 def soon() -> float:

@@ -216,6 +216,27 @@ def test_few_jobs_of_one_length_are_parted_evenly_among_the_lanes(jobs: int, lan
     assert max(map(len, chunks)) == -(-jobs // lanes)
 
 
+def test_a_list_leaves_room_for_those_who_come_after_it(make: Callable[..., Engine], sources: list[list[int]]) -> None:
+    engine = make(rows=6, share=2)
+    held = Held(engine)
+    decoding = Decoding(5, min_tokens=5)
+    many = [translation(source, decoding, soon()) for source in sources[:24]]
+    engine.submit(many)
+    held.let_go()
+    assert held.next() == 6  # nobody else is there
+    single = translation(sources[0], decoding, soon())
+    engine.submit([single])
+    held.let_go(4)
+    assert held.next() == 3  # the single one, and the list's share
+    held.let_go(5)
+    held.next()
+    assert single.future.done()
+    assert sum(job.future.done() for job in many) == 8
+    held.release()
+    for job in many:
+        job.future.result(timeout=60)
+
+
 # Whoever is not wanted any more.
 
 

@@ -26,7 +26,7 @@ def test_a_client_that_returns_when_it_is_told_to_is_let_in(
         return step(*arguments)
 
     runtime.step = slow  # type: ignore[method-assign]
-    engine = Engine(runtime, rows=4, encode_tokens=512, queue_tokens=3000)
+    engine = Engine(runtime, rows=4, encode_tokens=512, queue_tokens=3000, share=4)
     source = tiny_tokenizer.source("Keep this window open.", "de")
 
     def jobs(count: int) -> list[Job]:
