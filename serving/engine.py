@@ -38,6 +38,7 @@ class Engine:
     def __init__(self, runtime: Runtime, rows: int, encode_tokens: int, queue_tokens: int, share: int) -> None:
         self.queue_tokens = queue_tokens
         self._runtime = runtime
+        runtime.tune(rows)
         self._cache = runtime.cache(rows)
         self._scheduler: Scheduler[Job] = Scheduler(rows, encode_tokens, share)
         self._wake = threading.Condition()

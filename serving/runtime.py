@@ -1,12 +1,13 @@
 """A bundle's graphs in ONNX Runtime: sessions, threads, providers, buffers bound in place."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,9 @@ os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
 
 Array = NDArray[Any]
 Result = TypeVar("Result")
+Way = Literal["alone", "shared", "lanes"]
+"""How a step is computed: by the calling thread alone; by all threads, which divide each product among them and meet
+after every node; or by each thread for rows of its own, through the whole graph, so that they meet once."""
 _Bound = tuple[list[Callable[[], None]], dict[str, Array]]
 """A step's lanes, and the arrays they write to."""
 ALIGNMENT = 8
@@ -29,9 +33,15 @@ ALIGNMENT = 8
 SPIN_MICROSECONDS = 50
 """How long a session's threads wait awake for more. From one node to the next this saves waking them, a fifth of a
 step with two threads; much longer, and those of one graph would keep the cores from the next one, or from HTTP."""
-LANE_ROWS = 8
-"""Rows a thread must have for itself, for several to step side by side instead of sharing every product; measured with
-two threads."""
+CLEARLY = 0.9
+"""What another way's share of the time of a lone thread must be below to be preferred: threads that have to meet suffer
+more when others want the cores as well."""
+TRIED_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Numbers of rows for which the ways are timed."""
+TRIED_POSITION = 24
+"""Source tokens of each row, and target tokens written."""
+TRIALS = 7
+"""Times each way is timed; the median counts."""
 MOST_BOUND = 256
 """Numbers of rows and k whose bindings are kept at one time."""
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
@@ -91,10 +101,8 @@ def check_device(folder: Path, manifest: Manifest, device: str) -> str:
 class Runtime:
     """The three graphs of a checked bundle on one device. Not for use from several threads at a time.
 
-    ``threads`` are spent in one of two ways. Little work is shared: the threads divide each product among them and meet
-    after every node. Much of it is dealt out in *lanes*: each thread takes rows of its own through the whole graph, and
-    they meet once a step. No row's numbers depend on which it was, since none depend on the other rows or on the
-    number of threads.
+    A step's ``threads`` are spent in one of the `Way` s there are, whichever `tune` found fastest for so many rows. No
+    row's numbers depend on it, since none depend on the other rows or on the number of threads.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int, device: str = "cpu") -> None:
@@ -116,6 +124,8 @@ class Runtime:
         # decoder are in memory twice then.
         self._own = {name: session(name, 1) for name in ("encoder", "decoder")} if self.lanes > 1 else self._shared
         self._pool = ThreadPoolExecutor(max(1, self.lanes - 1), thread_name_prefix="lane")
+        self._ways: dict[int, Way] = {0: "shared"}
+        """The way of a step, from so many rows on."""
         self._layout: tuple[KeyValueCache, int, StepState] | None = None
         self._bound: dict[tuple[int, int], _Bound] = {}
         self._cache_names = [
@@ -128,6 +138,32 @@ class Runtime:
         """Memory for at most ``rows`` hypotheses being decoded."""
         model = self.manifest.model
         return KeyValueCache(self._cache_names, model.heads, model.head_width, rows, self.manifest.cache.dtype)
+
+    def tune(self, most: int) -> None:
+        """Find the fastest way to take a step, for up to ``most`` rows, by trying; seconds for a large model."""
+        if self.lanes == 1:
+            return
+        rows = min(most, TRIED_ROWS[-1])
+        cache, state = self.cache(rows), StepState(rows)
+        cache.deepen(0, TRIED_POSITION + 1, TRIED_POSITION)
+        cache.grow(rows)
+        state.position[:] = state.lengths[:] = TRIED_POSITION
+        for tried in (count for count in TRIED_ROWS if count <= rows):
+            ways: list[Way] = ["alone", "shared", "lanes"] if tried >= self.lanes else ["alone", "shared"]
+            seconds = {way: self._seconds(cache, state, tried, way) for way in ways}
+            best = min(ways, key=seconds.__getitem__)
+            self._ways[tried] = best if seconds[best] < CLEARLY * seconds["alone"] else "alone"
+        self._layout = None  # what was bound for the trials is of no more use
+
+    def _seconds(self, cache: KeyValueCache, state: "StepState", rows: int, way: Way) -> float:
+        """How long a step takes in a ``way``."""
+        steps, _ = self._bind(cache, state, rows, 2, way)
+        taken = []
+        for _ in range(TRIALS + 1):
+            begin = time.perf_counter()
+            self._side_by_side(steps)
+            taken.append(time.perf_counter() - begin)
+        return float(np.median(taken[1:]))  # the first allocates
 
     def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[EncodedBatch]:
         """Run the encoder on each of ``batches`` of sources, as the results are asked for; they come in order."""
@@ -165,19 +201,20 @@ class Runtime:
             self._layout = layout
             self._bound.clear()
         if (rows, k) not in self._bound:
-            self._bound[rows, k] = self._bind(cache, state, rows, k)
+            way = self._ways[max(count for count in self._ways if count <= rows)]
+            self._bound[rows, k] = self._bind(cache, state, rows, k, way)
         steps, found = self._bound[rows, k]
         self._side_by_side(steps)
         return found["tokens"], found["log_probabilities"], found["given_log_probability"]
 
-    def _bind(self, cache: KeyValueCache, state: "StepState", rows: int, k: int) -> _Bound:
+    def _bind(self, cache: KeyValueCache, state: "StepState", rows: int, k: int, way: Way) -> _Bound:
         found: dict[str, Array] = {
             "tokens": np.empty((rows, k), np.int64),
             "log_probabilities": np.empty((rows, k), np.float32),
             "given_log_probability": np.empty(rows, np.float32),
         }
-        lanes = self.lanes if rows >= self.lanes * LANE_ROWS else 1
-        session = (self._shared if lanes == 1 else self._own)["decoder"]
+        lanes = self.lanes if way == "lanes" else 1
+        session = (self._shared if way == "shared" else self._own)["decoder"]
         steps: list[Callable[[], None]] = []
         for lane in range(lanes):
             part = slice(rows * lane // lanes, rows * (lane + 1) // lanes)
@@ -190,7 +227,7 @@ class Runtime:
                 binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             for name, array in outputs.items():
                 binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-            steps.append(partial(_step, session, binding, inputs))
+            steps.append(partial(_step, session, binding, (inputs, outputs)))
         return steps, found
 
     def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
@@ -205,6 +242,6 @@ class Runtime:
         return {name: array[0] for name, array in zip(names, found, strict=True)}
 
 
-def _step(session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, inputs: Mapping[str, Array]) -> None:
-    """Run what is bound; ``inputs`` only have to live as long as their addresses are bound."""
+def _step(session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, bound: object) -> None:
+    """Run what is bound; ``bound`` holds the arrays, of which the binding knows the addresses only."""
     session.run_with_iobinding(binding)
