@@ -7,13 +7,9 @@ monkey.patch_all()
 
 import argparse
 import json
-import signal
+import math
 import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +23,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from loadtest.payloads import SENTENCES, read_sentences
+from loadtest.arrivals import SHAPES, arrivals
+from loadtest.latency import Latency
+from loadtest.payloads import BULK_TEXTS, SENTENCES, bulk, interactive, read_sentences
+from loadtest.servers import StartFailed, end_on_sigterm, running, wait_until_ready
+from loadtest.source import send
 from loadtest.timings import percentile
 from loadtest.users import Visitor
 
 console = Console(stderr=True, highlight=False)
-START_SECONDS = 180
 
 
 class LoadTestError(Exception):
@@ -41,13 +40,21 @@ class LoadTestError(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command with ``arguments``; the exit status is 0 only when no request failed."""
+    if "--compare" in arguments:
+        from loadtest.compare.run import main as compare
+
+        return compare([argument for argument in arguments if argument != "--compare"])
     options = _parse(arguments)
+    end_on_sigterm()
     try:
         Visitor.sentences = read_sentences(options.data)
         options.report.touch()  # what cannot be written is better known before the test than after it
         with _service(options.url, options.port) as url:
-            result, environment = load(url, options.users, options.seconds, options.seed)
-    except (LoadTestError, OSError, ValueError) as error:
+            if options.rate:
+                result, environment = arrive(url, options)
+            else:
+                result, environment = load(url, options.users, options.seconds, options.seed)
+    except (LoadTestError, StartFailed, OSError, ValueError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
     _print(environment, result)
@@ -59,14 +66,29 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("dragoman loadtest", description=__doc__)
+    parser.add_argument(
+        "--compare", action="store_true", help="measure this service against FastAPI with CTranslate2; --compare --help"
+    )
     parser.add_argument("--users", type=_count, default=16, help="users at one time (16)")
     parser.add_argument("--seconds", type=_count, default=30, help="how long (30)")
+    parser.add_argument(
+        "--rate", type=float, help="requests a second from users who wait for nobody, on average, instead of --users"
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="steady", help="of the arrivals over time (steady)")
+    parser.add_argument(
+        "--bulk", type=int, default=0, help=f"jobs beside them that each send lists of {BULK_TEXTS} texts (0)"
+    )
     parser.add_argument("--url", help="a service that runs; one is started unless given")
     parser.add_argument("--port", type=_count, default=8000, help="port of the service that is started (8000)")
     parser.add_argument("--data", type=Path, default=SENTENCES, help="sentences, one a line; the project's own")
     parser.add_argument("--seed", type=int, default=0, help="seed of the users' choices (0)")
     parser.add_argument("--report", type=Path, default=Path("report.html"), help="Locust's HTML report (report.html)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.rate is None and (options.bulk or options.shape != "steady"):
+        parser.error("--shape and --bulk go with --rate")
+    if options.rate is not None and options.rate <= 0:
+        parser.error("--rate is to be more than 0")
+    return options
 
 
 def _count(text: str) -> int:
@@ -79,8 +101,9 @@ def _count(text: str) -> int:
 def _service(url: str | None, port: int) -> Iterator[str]:
     """The address of a service that is ready: the one at ``url``, or one started here and stopped afterwards."""
     if url is not None:
-        _wait_until_ready(url.rstrip("/"), None)
-        yield url.rstrip("/")
+        url = url.rstrip("/")
+        wait_until_ready(f"{url}/readyz", seconds=10)
+        yield url
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,33 +114,9 @@ def _service(url: str | None, port: int) -> Iterator[str]:
             said = f"port {port}: {error.strerror}; name another with --port, or the service there with --url"
             raise LoadTestError(said) from None
     command = [sys.executable, "-m", "serving.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        _wait_until_ready(f"http://127.0.0.1:{port}", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _wait_until_ready(url: str, process: "subprocess.Popen[str] | None") -> None:
-    deadline = time.monotonic() + (START_SECONDS if process else 10)
-    with console.status(f"waiting for {url}"):
-        while True:
-            if process and process.poll() is not None:
-                said = process.stdout.read().strip() if process.stdout else ""
-                raise LoadTestError(f"the service did not start: {said}")
-            try:
-                with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            except (urllib.error.URLError, OSError) as error:
-                if time.monotonic() > deadline:
-                    raise LoadTestError(f"{url} is not ready: {error}") from None
-            time.sleep(0.2)
+    console.print("starting the service")
+    with running(command, f"http://127.0.0.1:{port}") as server:
+        yield server.url
 
 
 def load(url: str, users: int, seconds: int, seed: int) -> tuple[dict[str, Any], Environment]:
@@ -148,6 +147,38 @@ def load(url: str, users: int, seconds: int, seed: int) -> tuple[dict[str, Any],
     return result, environment
 
 
+def arrive(url: str, options: argparse.Namespace) -> tuple[dict[str, Any], Environment]:
+    """Load ``url`` with open arrivals; returns the figures and Locust's environment."""
+    times = arrivals(options.shape, options.rate, options.seconds, options.seed)
+    requests = interactive(Visitor.sentences, times, options.seed)
+    jobs = [bulk(Visitor.sentences, options.seed + number) for number in range(options.bulk)]
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task(f"{options.shape}, {options.rate:g} requests a second", total=len(requests))
+        outcomes, environment = send(url, requests, jobs, lambda: progress.advance(bar))
+    kinds: dict[str, Any] = {}
+    for kind in dict.fromkeys(outcome.kind for outcome in outcomes):
+        latency = Latency.of([outcome for outcome in outcomes if outcome.kind == kind])
+        kinds[kind] = {
+            "requests": latency.requests,
+            "shed": latency.shed,
+            "failures": latency.failed,
+            **{
+                f"{name}_ms": round(1000 * seconds, 1) if math.isfinite(seconds := getattr(latency, name)) else None
+                for name in ("p50", "p90", "p99")
+            },
+        }
+    result = {
+        "rate": options.rate,
+        "shape": options.shape,
+        "bulk": options.bulk,
+        "seconds": options.seconds,
+        "requests": len(outcomes),
+        "failures": sum(kind["failures"] for kind in kinds.values()),
+        "kinds": kinds,
+    }
+    return result, environment
+
+
 def _print(environment: Environment, result: dict[str, Any]) -> None:
     columns = ("p50 ms", "p90 ms", "p99 ms")
     table = Table("request", "requests", "failures", "per second", *columns)
@@ -160,7 +191,8 @@ def _print(environment: Environment, result: dict[str, Any]) -> None:
     for stage, values in Visitor.stages.items():
         times = [f"{percentile(values, share):.2f}" for share in (0.5, 0.9, 0.99)]
         stages.add_row(stage, str(len(values)), *times)
-    console.print(stages)
+    if Visitor.stages:
+        console.print(stages)
     for failure in environment.stats.errors.values():
         console.print(f"{failure.occurrences} × {failure.name}: {failure.error}", markup=False, soft_wrap=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.arrivals import arrivals
 from tests.service import free_port
 
 
@@ -30,6 +31,36 @@ def test_loads_a_service_and_reports(service: str, tmp_path: Path) -> None:
     assert {"tokenise_ms", "queue_ms", "encode_ms", "decode_ms"} <= set(figures)
     assert "<html" in (tmp_path / "report.html").read_text()
     assert "/v1/translate" in done.stderr
+
+
+def test_arrivals_wait_for_nobody_and_bulk_jobs_go_on_beside_them(service: str, tmp_path: Path) -> None:
+    done = loadtest(tmp_path, "--url", service, "--rate", "5", "--seconds", "5", "--shape", "spike", "--bulk", "2")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert (figures["rate"], figures["shape"], figures["bulk"], figures["failures"]) == (5, "spike", 2, 0)
+    interactive, bulk = figures["kinds"]["interactive"], figures["kinds"]["bulk"]
+    assert interactive["requests"] == len(arrivals("spike", 5, 5, seed=0))
+    assert bulk["requests"] >= 2
+    assert figures["requests"] == interactive["requests"] + bulk["requests"]
+    assert 0 < interactive["p50_ms"] <= interactive["p99_ms"]
+    assert "bulk" in done.stderr
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--bulk", "1"], "--shape and --bulk go with --rate"),
+        (["--shape", "ramp"], "--shape and --bulk go with --rate"),
+        (["--rate", "0"], "--rate is to be more than 0"),
+        (["--shape", "sawtooth", "--rate", "1"], "invalid choice: 'sawtooth'"),
+        (["--compare", "--scenarios", "huge"], "invalid choice: 'huge'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = loadtest(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_another_service_on_the_port_is_not_measured_by_mistake(service: str, tmp_path: Path) -> None:

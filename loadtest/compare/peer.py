@@ -1,0 +1,166 @@
+"""The service people build around CTranslate2, as well as one can: FastAPI, and batches of whatever waits.
+
+Run as ``python -m loadtest.compare.peer --help``. One process: CTranslate2 lets go of Python's lock while it works. A
+worker (CTranslate2: ``inter_threads``) that becomes free takes the requests that wait, at most ``max_batch`` of one
+kind, and gives them to ``translate_batch``; a request that comes meanwhile waits for the next one. Nothing waits for a
+batch to fill unless ``wait`` says so.
+"""
+
+import argparse
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import ctranslate2
+import sentencepiece
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+
+
+class Body(BaseModel):
+    """What is asked for."""
+
+    text: str
+    beam_size: Annotated[int, Field(ge=1, le=16)] = 1
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+    """Both or none: then as many as it takes to the end token."""
+
+
+@dataclass
+class Waiting:
+    """A request in the queue."""
+
+    tokens: list[str]
+    exactly: int | None
+    """Target tokens it has to have."""
+    answer: "asyncio.Future[list[int]]"
+
+
+class Batcher:
+    """Requests in, one by one; batches through the translator; tokens out."""
+
+    def __init__(self, translator: ctranslate2.Translator, workers: int, max_batch: int, wait: float) -> None:
+        self._translator, self._max_batch, self._wait = translator, max_batch, wait
+        self._pool = ThreadPoolExecutor(workers)
+        self._queues: dict[int, deque[Waiting]] = defaultdict(deque)
+        self._order: asyncio.Queue[int] = asyncio.Queue()
+        """The beam size of every request, in order of arrival."""
+        self._workers = [asyncio.create_task(self._work()) for _ in range(workers)]
+        self.sentences = self.batches = self.tokens = self.padded = 0
+
+    async def translate(self, tokens: list[str], beam_size: int, exactly: int | None) -> list[int]:
+        """Target token ids of the best hypothesis."""
+        waiting = Waiting(tokens, exactly, asyncio.get_running_loop().create_future())
+        self._queues[beam_size].append(waiting)
+        self._order.put_nowait(beam_size)
+        return await waiting.answer
+
+    async def _work(self) -> None:
+        while True:
+            beam_size = await self._order.get()
+            if self._wait:
+                await asyncio.sleep(self._wait)
+            queue = self._queues[beam_size]
+            batch = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+            if not batch:  # another batch took those this place in the order stood for
+                continue
+            try:
+                answers = await asyncio.get_running_loop().run_in_executor(self._pool, self._run, batch, beam_size)
+            except Exception as error:
+                for waiting in batch:
+                    waiting.answer.set_exception(error)
+                continue
+            for waiting, answer in zip(batch, answers, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(answer)
+            longest = max(len(waiting.tokens) for waiting in batch)
+            self.batches += 1
+            self.sentences += len(batch)
+            self.tokens += sum(len(waiting.tokens) for waiting in batch)
+            self.padded += longest * len(batch)
+
+    def _run(self, batch: Sequence[Waiting], beam_size: int) -> list[list[int]]:
+        exactly = [waiting.exactly for waiting in batch if waiting.exactly is not None]
+        most = max(exactly) if exactly else 2 * max(len(waiting.tokens) for waiting in batch) + 10
+
+        def over(step: ctranslate2.GenerationStepResult) -> bool:
+            """Ends a sentence at its own length, so that it leaves the batch as it would with an end token."""
+            limit = batch[step.batch_id].exactly
+            return limit is not None and step.step + 1 >= limit
+
+        results = self._translator.translate_batch(
+            [waiting.tokens for waiting in batch],
+            beam_size=beam_size,
+            max_input_length=0,
+            max_decoding_length=most,
+            min_decoding_length=most if exactly else 1,
+            # The translator calls back only in greedy search: a beam goes on to the batch's longest.
+            callback=over if exactly and beam_size == 1 else None,
+        )
+        return [[int(piece) for piece in result.hypotheses[0]] for result in results]
+
+
+def build(arguments: argparse.Namespace) -> FastAPI:
+    """The application."""
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(arguments.tokenizer))
+    translator = ctranslate2.Translator(
+        str(arguments.model),
+        compute_type="int8",
+        inter_threads=arguments.inter_threads,
+        intra_threads=arguments.intra_threads,
+    )
+    end = tokenizer.eos_id()
+    state: dict[str, Batcher] = {}
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        state["batcher"] = Batcher(translator, arguments.inter_threads, arguments.max_batch, arguments.wait)
+        yield
+
+    app = FastAPI(lifespan=life)
+
+    @app.get("/readyz")
+    async def ready() -> dict[str, str]:
+        return {"status": "ready"}
+
+    @app.get("/stats")
+    async def stats() -> dict[str, float]:
+        batcher = state["batcher"]
+        return {
+            "rows_a_batch": batcher.sentences / max(1, batcher.batches),
+            "padding_share": 1 - batcher.tokens / max(1, batcher.padded),
+        }
+
+    @app.post("/v1/translate")
+    async def translate(body: Body) -> dict[str, list[dict[str, str]]]:
+        ids = [arguments.language, *tokenizer.encode(body.text), end]
+        found = await state["batcher"].translate([str(each) for each in ids], body.beam_size, body.max_tokens)
+        return {"translations": [{"text": tokenizer.decode(found)}]}
+
+    return app
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser("loadtest.compare.peer", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a CTranslate2 model over token ids")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="sentencepiece model")
+    parser.add_argument("--language", type=int, required=True, help="id of the target language's token")
+    parser.add_argument("--port", type=int, default=8001)
+    parser.add_argument("--inter-threads", type=int, default=1, help="batches translated at one time")
+    parser.add_argument("--intra-threads", type=int, default=1, help="threads a batch is translated with")
+    parser.add_argument("--max-batch", type=int, default=32, help="sentences in a batch")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for a batch to fill")
+    arguments = parser.parse_args()
+    uvicorn.run(build(arguments), host="127.0.0.1", port=arguments.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""What a service did at one rate."""
+
+from typing import NamedTuple
+
+from loadtest.latency import Latency
+
+
+class Point(NamedTuple):
+    """What a service did at one rate."""
+
+    rate: float
+    """Requests a second that came, on average."""
+    latency: Latency
+    tokens_per_second: float
+    """Target tokens answered, from the first request to the last answer."""
+    cores: float
+    """Processor seconds of the service a second."""
+    memory_bytes: int
+    """Of the service, at the end."""

@@ -1,0 +1,77 @@
+"""Write a model for both services: ``python -m loadtest.compare.prepare NAME FOLDER SENTENCES``.
+
+A process of its own, for it needs PyTorch, which gevent's patches would disturb.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
+import torch
+
+from export.bundle import Manifest
+from export.exporter import export
+from loadtest.compare.models import BASE, DESCRIPTION
+from loadtest.payloads import read_sentences
+from model import checkpoint
+from model.checkpoint import Checkpoint, CheckpointConfig
+from model.config import ModelConfig
+from model.sentences import split
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from model.translate import search
+from serving.bench.peer import convert
+from serving.bench.subjects import PRETRAINED
+
+VOCABULARY = 32_000
+"""Of the base shape."""
+
+
+def prepare(name: str, folder: Path, texts: Sequence[str]) -> None:
+    """Write the model ``name`` ("base" or "shipped") into the empty ``folder``; minutes for the base shape.
+
+    Raises CheckpointError, ParityError, OSError.
+    """
+    shipped = checkpoint.load(PRETRAINED)
+    if name == BASE:
+        _write_base(shipped, folder / "checkpoint")
+    source = folder / "checkpoint" if name == BASE else PRETRAINED
+    manifest: Manifest = export(source, folder / "bundle", "int8")
+    convert(checkpoint.load(source).model, folder / "ctranslate2")
+    description = {
+        "name": name,
+        "language": manifest.languages[manifest.pairs[0][1]],
+        "fixed": name == BASE,
+        "lines": _lines(shipped, texts),
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_base(shipped: Checkpoint, folder: Path) -> None:
+    """A checkpoint of the paper's base shape with random weights; texts become the shipped tokenizer's ids."""
+    pieces = sentencepiece_model.ModelProto.FromString(shipped.tokenizer.serialized)
+    # Random weights write any token: those the shipped vocabulary lacks get a spelling, and a score that no text earns.
+    lowest = min(piece.score for piece in pieces.pieces)
+    for number in range(len(pieces.pieces), VOCABULARY):
+        pieces.pieces.add(piece=f"▁w{number}", score=lowest - number)
+    pieces.trainer_spec.vocab_size = VOCABULARY
+    torch.manual_seed(0)
+    model = ModelConfig(vocabulary=VOCABULARY, dropout=0.0)
+    config = CheckpointConfig(name="base", pairs=shipped.config.pairs, model=model)
+    weights = dict(Transformer(model).named_parameters())
+    checkpoint.save(folder, config, weights, Tokenizer(pieces.SerializeToString()))
+
+
+def _lines(shipped: Checkpoint, texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Those of ``texts`` that are one sentence the shipped model can read, with the tokens of its translation."""
+    wanted = [text for text in texts if len(split(text)) == 1]
+    sources = [(text, shipped.tokenizer.source(text, shipped.config.pairs[0][1])) for text in wanted]
+    readable = [(text, ids) for text, ids in sources if len(ids) <= shipped.model.config.max_positions]
+    found = {index: len(each.tokens) for index, each in search(shipped.model, [ids for _, ids in readable])}
+    return [(text, found[index]) for index, (text, _) in enumerate(readable)]
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1], Path(sys.argv[2]), read_sentences(Path(sys.argv[3])))

@@ -1,0 +1,120 @@
+"""What was measured, three times: a table to read, a plot to look at, JSON to compare with."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.compare.point import Point
+
+JSON, PLOT = "compare.json", "compare.svg"
+COLOURS = ("#c2410c", "#1d4ed8", "#4d7c0f")
+WIDTH, HEIGHT = 420, 280
+"""Of a panel, its margins included, in pixels."""
+LEFT, RIGHT, TOP, BOTTOM, HEAD = 56, 14, 34, 40, 58
+SLOWEST = 10.0
+"""Seconds at the upper edge of the plot: what is slower stands there."""
+
+
+def point(measured: Point) -> dict[str, Any]:
+    """A point for JSON: milliseconds, None for what never came."""
+    latency = measured.latency
+    times = {name: getattr(latency, name) for name in ("p50", "p90", "p99")}
+    return {
+        "rate": round(measured.rate, 2) if math.isfinite(measured.rate) else None,
+        "requests": latency.requests,
+        **{f"{name}_ms": round(1000 * value, 1) if math.isfinite(value) else None for name, value in times.items()},
+        "shed_share": round(latency.shed / latency.requests, 4),
+        "failures": latency.failed,
+        "tokens_per_second": round(measured.tokens_per_second, 1),
+        "cores": round(measured.cores, 2),
+        "memory_bytes": measured.memory_bytes,
+    }
+
+
+def show(console: Console, title: str, curves: Mapping[str, Sequence[Point]]) -> None:
+    """Print what every service did at every rate."""
+    table = Table("rate", "service", title=title, title_justify="left")
+    for name in ("p50 ms", "p90 ms", "p99 ms", "refused", "failed", "tokens/s", "cores", "MiB"):
+        table.add_column(name, justify="right")
+    rows = sorted((measured.rate, name, measured) for name, curve in curves.items() for measured in curve)
+    before = None
+    for rate, name, measured in rows:
+        latency = measured.latency
+        if before is not None and rate != before:
+            table.add_section()
+        table.add_row(
+            f"{rate:,.1f}" if rate != before else "",
+            name,
+            *(f"{1000 * value:,.0f}" for value in (latency.p50, latency.p90, latency.p99)),
+            f"{latency.shed / latency.requests:.1%}",
+            str(latency.failed),
+            f"{measured.tokens_per_second:,.0f}",
+            f"{measured.cores:.2f}",
+            f"{measured.memory_bytes / 2**20:,.0f}",
+        )
+        before = rate
+    console.print(table)
+
+
+def write(folder: Path, document: Mapping[str, Any], panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> None:
+    """Write the JSON and the plot into ``folder``."""
+    (folder / JSON).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    (folder / PLOT).write_text(plot(panels, str(document["machine"]["cpu"])), encoding="utf-8")
+
+
+def plot(panels: Mapping[str, Mapping[str, Sequence[Point]]], machine: str) -> str:
+    """p99 (solid) and p50 (dashed) over the rate of requests, both on logarithmic scales; SVG, a panel a scenario."""
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    across, down = max(1, len(panels)) * WIDTH, HEIGHT + HEAD
+    drawn = "".join(_panel(title, curves, names, index * WIDTH) for index, (title, curves) in enumerate(panels.items()))
+    legend, x = "", 12
+    for index, name in enumerate(names):
+        legend += f'<path d="M{x} 40h26" stroke="{COLOURS[index]}" stroke-width="2"/>'
+        legend += f'<text x="{x + 32}" y="44">{escape(name)}</text>'
+        x += 60 + 7 * len(name)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{across}" height="{down}" viewBox="0 0 {across} {down}" '
+        f'font-family="sans-serif" font-size="11" fill="#1f2937"><rect width="{across}" height="{down}" fill="white"/>'
+        f'<text x="12" y="20" font-size="12">Latency at rising rates: p99, and p50 dashed. {escape(machine)}</text>'
+        f"{legend}{drawn}</svg>\n"
+    )
+
+
+def _panel(title: str, curves: Mapping[str, Sequence[Point]], names: Sequence[str], x: int) -> str:
+    rates = [measured.rate for curve in curves.values() for measured in curve]
+    lowest, highest = min(rates, default=1.0), max(rates, default=1.0)
+    left, right, top, bottom = x + LEFT, x + WIDTH - RIGHT, HEAD + TOP, HEAD + HEIGHT - BOTTOM
+    floor = 0.01
+
+    def across(rate: float) -> float:
+        share = math.log(rate / lowest) / math.log(highest / lowest) if highest > lowest else 0.5
+        return left + share * (right - left)
+
+    def up(seconds: float) -> float:
+        share = math.log(min(max(seconds, floor), SLOWEST) / floor) / math.log(SLOWEST / floor)
+        return bottom - share * (bottom - top)
+
+    parts = [f'<text x="{left}" y="{HEAD + 22}" font-weight="bold">{escape(title)}</text>']
+    for seconds, label in ((0.01, "10 ms"), (0.1, "100 ms"), (0.25, "250 ms"), (1.0, "1 s"), (10.0, "10 s")):
+        parts.append(f'<path d="M{left} {up(seconds):.1f}H{right}" stroke="#e5e7eb"/>')
+        parts.append(f'<text x="{left - 6}" y="{up(seconds) + 4:.1f}" text-anchor="end">{label}</text>')
+    ticks = [digit * 10**power for power in range(-1, 4) for digit in (1, 2, 5)]
+    for tick in (tick for tick in ticks if lowest <= tick <= highest):
+        parts.append(f'<text x="{across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 31}" text-anchor="middle">requests a second</text>')
+    for name, curve in curves.items():
+        colour = COLOURS[names.index(name)]
+        ordered = sorted(curve, key=lambda measured: measured.rate)
+        for style, pick in (("", "p99"), (' stroke-dasharray="4 4"', "p50")):
+            places = [(across(each.rate), up(getattr(each.latency, pick))) for each in ordered]
+            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{style}/>')
+            if pick == "p99":
+                parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.6" fill="{colour}"/>' for a, b in places]
+    return "".join(parts)

@@ -1,0 +1,104 @@
+"""Services as processes: started, asked whether they are ready, watched, stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psutil
+
+START_SECONDS = 180.0
+
+
+class StartFailed(RuntimeError):
+    """A service ended, or was not ready in time."""
+
+
+class Usage(NamedTuple):
+    """What a service and its processes have used."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    """Of all its processes, what they share counted once (Linux: PSS)."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A service that runs."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    def usage(self) -> Usage:
+        """Up to now, of the processes that are alive."""
+        root = psutil.Process(self.process.pid)
+        seconds, memory = 0.0, 0
+        for process in [root, *root.children(recursive=True)]:
+            try:
+                times, full = process.cpu_times(), process.memory_full_info()
+            except psutil.Error:
+                continue  # it has just ended
+            seconds += times.user + times.system
+            memory += getattr(full, "pss", full.rss)
+        return Usage(seconds, memory)
+
+
+@contextmanager
+def running(command: Sequence[str], url: str) -> Iterator[Server]:
+    """``command`` as a service at ``url`` that answers ``/readyz`` with 200; it and its processes end afterwards.
+
+    Raises StartFailed with what it said.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            wait_until_ready(f"{url}/readyz", START_SECONDS, process)
+            yield Server(url, process)
+        except StartFailed as failure:
+            said.seek(0)
+            raise StartFailed(f"{failure}: {said.read().decode(errors='replace').strip()}") from None
+        finally:
+            _stop(process)
+
+
+def wait_until_ready(url: str, seconds: float, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    """Return when ``url`` answers 200; StartFailed when it does not within ``seconds`` or ``process`` has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+                reason = str(answer.status)
+        except (urllib.error.URLError, OSError) as error:
+            reason = str(error)
+        if process and process.poll() is not None:
+            raise StartFailed("the service did not start")
+        if time.monotonic() > deadline:
+            raise StartFailed(f"{url} is not ready: {reason}")
+        time.sleep(0.1)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C would, so that what it has started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End ``process``, and whatever of its session outlives it."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,70 @@
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from rich.console import Console
+
+from loadtest.compare.point import Point
+from loadtest.compare.report import plot, point, show, write
+from loadtest.latency import Latency
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def measured(rate: float, p99: float = 0.3, shed: int = 0) -> Point:
+    return Point(rate, Latency(200, shed, 1, 0.05, 0.1, p99), 345.678, 1.234, 7 << 20)
+
+
+def test_a_point_is_in_milliseconds_and_what_never_came_is_null() -> None:
+    found = point(measured(12.345, math.inf, shed=50))
+    assert found == {
+        "rate": 12.35,
+        "requests": 200,
+        "p50_ms": 50.0,
+        "p90_ms": 100.0,
+        "p99_ms": None,
+        "shed_share": 0.25,
+        "failures": 1,
+        "tokens_per_second": 345.7,
+        "cores": 1.23,
+        "memory_bytes": 7 << 20,
+    }
+    assert point(measured(math.inf))["rate"] is None
+
+
+def test_the_table_has_each_rate_once_and_a_line_for_each_service() -> None:
+    console = Console(record=True, width=140)
+    show(console, "base, greedy", {"ours": [measured(20.0), measured(10.0)], "peer": [measured(10.0, 2.5)]})
+    lines = [line for line in console.export_text().splitlines() if "ours" in line or "peer" in line]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert [row[:2] for row in cells] == [["10.0", "ours"], ["", "peer"], ["20.0", "ours"]]
+    assert [row[4] for row in cells] == ["300", "2,500", "300"]
+
+
+def test_the_plot_has_a_panel_a_scenario_and_two_lines_a_service_all_within_it() -> None:
+    panels = {
+        "base <greedy>": {"ours": [measured(10.0), measured(40.0, 0.9)], "peer": [measured(10.0, math.inf)]},
+        "shipped": {"ours": [measured(7.0)], "peer": []},
+    }
+    root = ElementTree.fromstring(plot(panels, "a & b"))
+    width, height = float(root.get("width", "")), float(root.get("height", ""))
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert {"base <greedy>", "shipped", "ours", "peer", "250 ms"} <= set(texts)
+    lines = [line.get("points", "") for line in root.iter(f"{SVG}polyline")]
+    assert len(lines) == 8
+    for line in lines:
+        for place in line.split():
+            x, y = map(float, place.split(","))
+            assert 0 <= x <= width
+            assert 0 <= y <= height
+    first, last = (tuple(map(float, place.split(","))) for place in lines[0].split())
+    assert first[0] < last[0]
+    assert first[1] > last[1], "slower is higher"
+
+
+def test_json_and_plot_are_written(tmp_path: Path) -> None:
+    document = {"machine": {"cpu": "some"}, "scenarios": []}
+    write(tmp_path, document, {"base": {"ours": [measured(1.0)]}})
+    assert json.loads((tmp_path / "compare.json").read_text()) == document
+    assert "<svg" in (tmp_path / "compare.svg").read_text()
