@@ -56,6 +56,17 @@ _SHAPES = """
     row = Constant<value_ints: ints = [0]>()
     by_head = Concat<axis: int = 0>(row, count, tail)"""
 
+# What GroupQueryAttention is told of a cache: how many keys it has room for and, of the source's, where the last is.
+_TOTAL = """
+    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
+    axis = Constant<value_ints: ints = [0]>()
+    capacity_scalar = Squeeze(capacity, axis)
+    total = Cast<to: int = 6>(capacity_scalar)"""
+_LAST = """
+    one = Constant<value_int: int = 1>()
+    one_int32 = Cast<to: int = 6>(one)
+    last = Sub(lengths, one_int32)"""
+
 _MASKED_SELF_ATTENTION = {
     # One step: query, key, value [b, 1, w]; caches [b, h, c, d]; position [b] int32, where this step's key belongs.
     # A row sees the keys at 0 to its position: its future is not there yet, which is the mask.
@@ -73,16 +84,12 @@ MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) 
     output_by_head = Attention(query_by_head, keys, values, "", "", "", valid)
     output = Reshape(output_by_head, split)
 }}""",
-    "fused": """
+    "fused": f"""
 MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position) => (output, keys, values)
-{
-    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
-    axis = Constant<value_ints: ints = [0]>()
-    capacity_scalar = Squeeze(capacity, axis)
-    total = Cast<to: int = 6>(capacity_scalar)
+{{{_TOTAL}
     output, keys, values = com.microsoft.GroupQueryAttention<num_heads: int = @heads, kv_num_heads: int = @heads>
         (query, key, value, key_cache, value_cache, position, total)
-}""",
+}}""",
 }
 
 _CROSS_ATTENTION = {
@@ -100,19 +107,12 @@ CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengt
     values = Identity(value_cache)
 }}""",
     # GroupQueryAttention appends a key before it attends: give it the source's last one, which it writes over itself.
-    "fused": """
+    "fused": f"""
 CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengths) => (output, keys, values)
-{
-    one = Constant<value_int: int = 1>()
-    one_int32 = Cast<to: int = 6>(one)
-    last = Sub(lengths, one_int32)
-    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
-    axis = Constant<value_ints: ints = [0]>()
-    capacity_scalar = Squeeze(capacity, axis)
-    total = Cast<to: int = 6>(capacity_scalar)
+{{{_LAST}{_TOTAL}
     output, keys, values = com.microsoft.GroupQueryAttention<num_heads: int = @heads, kv_num_heads: int = @heads>
         (query, last_key, last_value, key_cache, value_cache, last, total)
-}""",
+}}""",
 }
 
 # Keys or values as whole numbers of ``unit``, in -128 ... 127, and back; unit broadcasts to their shape. Times the
@@ -161,11 +161,7 @@ MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position, 
     "fused": f"""
 MaskedSelfAttention<heads>(query, key, value, key_cache, value_cache, position, key_unit, value_unit)
     => (output, keys, values)
-{{
-    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
-    axis = Constant<value_ints: ints = [0]>()
-    capacity_scalar = Squeeze(capacity, axis)
-    total = Cast<to: int = 6>(capacity_scalar)
+{{{_TOTAL}
     output, keys, values = com.microsoft.GroupQueryAttention<{_PER_CHANNEL}>
         (query, key, value, key_cache, value_cache, position, total, "", "", "", "", "", key_unit, value_unit)
 }}""",
@@ -194,14 +190,7 @@ CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengt
     key_unit_flat = Reshape(key_unit, flat)
     value_unit_flat = Reshape(value_unit, flat)
     last_key_fp32 = {DOMAIN}.DequantizeCache(last_key, key_unit_flat)
-    last_value_fp32 = {DOMAIN}.DequantizeCache(last_value, value_unit_flat)
-    one = Constant<value_int: int = 1>()
-    one_int32 = Cast<to: int = 6>(one)
-    last = Sub(lengths, one_int32)
-    capacity = Shape<start: int = 2, end: int = 3>(key_cache)
-    axis = Constant<value_ints: ints = [0]>()
-    capacity_scalar = Squeeze(capacity, axis)
-    total = Cast<to: int = 6>(capacity_scalar)
+    last_value_fp32 = {DOMAIN}.DequantizeCache(last_value, value_unit_flat){_LAST}{_TOTAL}
     output, keys, values = com.microsoft.GroupQueryAttention<{_PER_CHANNEL}>
         (query, last_key_fp32, last_value_fp32, key_cache, value_cache, last, total, "", "", "", "", "",
          key_unit, value_unit)
@@ -269,10 +258,6 @@ Linear(input, step, zero, weight, unit, bias) => (output)
 }
 
 
-def _parse(text: str) -> onnx.FunctionProto:
-    return onnx.parser.parse_function(_HEADER + text)
-
-
 def stepping(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
     """The functions of the encoder and of one decoding step."""
     masked, cross = (
@@ -280,18 +265,18 @@ def stepping(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
         if quantised
         else (_MASKED_SELF_ATTENTION, _CROSS_ATTENTION)
     )
-    attention = [_SELF_ATTENTION[bodies], masked[bodies], cross[bodies]]
-    return [_parse(text) for text in [*attention, *_layers(bodies, quantised)]]
+    return _with_linear([_SELF_ATTENTION[bodies], masked[bodies], cross[bodies]], bodies, quantised)
 
 
 def inspecting(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
     """The functions of the inspection graph; ``visible`` is boolean and broadcasts to ``[b, h, queries, keys]``."""
-    attention = [_INSPECTED.format(name=name) for name in ATTENTION]
-    return [_parse(text) for text in [*attention, *_layers(bodies, quantised)]]
+    return _with_linear([_INSPECTED.format(name=name) for name in ATTENTION], bodies, quantised)
 
 
-def _layers(bodies: Bodies, quantised: bool) -> list[str]:
-    return [_LINEAR_INT8[bodies], _QUANTIZE_CACHE, _DEQUANTIZE_CACHE] if quantised else [_LINEAR]
+def _with_linear(attention: list[str], bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
+    """The functions ``attention``, and those that stand around them: Linear and, in int8, into a cache and back."""
+    others = [_LINEAR_INT8[bodies], _QUANTIZE_CACHE, _DEQUANTIZE_CACHE] if quantised else [_LINEAR]
+    return [onnx.parser.parse_function(_HEADER + text) for text in [*attention, *others]]
 
 
 def called(nodes: Iterable[onnx.NodeProto], known: Iterable[onnx.FunctionProto]) -> list[onnx.FunctionProto]:

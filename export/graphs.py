@@ -142,10 +142,9 @@ class Graph:
         )
 
 
-def _cache_unit(module: nn.Module) -> Tensor | None:
-    """Of a decoder's keys or values; None in fp32. ValueError when they were quantised without one."""
-    if not isinstance(module, QuantizedLinear):
-        return None
+def _cache_unit(module: nn.Module) -> Tensor:
+    """Of a decoder's keys or values in int8; ValueError when they were quantised without one."""
+    assert isinstance(module, QuantizedLinear)
     if module.cache_unit is None:
         raise ValueError("the decoder's keys and values have no cache unit; quantise with a whole calibration")
     return module.cache_unit
@@ -275,18 +274,12 @@ class Lowering:
         return result
 
     def _quantize_cache(self, graph: Graph, states: str, module: nn.Module, name: str) -> str:
-        """Projected keys or values ``[b, length, w]`` as a cache holds them."""
-        unit = _cache_unit(module)
-        if unit is None:
-            return states
-        return graph.node(
-            "QuantizeCache", [states, graph.weight(f"{name}.cache_unit", unit)], f"{name}.quantized", DOMAIN
-        )
+        """Projected keys or values ``[b, length, w]`` as a cache of int8 holds them."""
+        unit = graph.weight(f"{name}.cache_unit", _cache_unit(module))
+        return graph.node("QuantizeCache", [states, unit], f"{name}.quantized", DOMAIN)
 
     def _through_cache(self, graph: Graph, states: str, module: nn.Module, name: str, length: str) -> str:
-        """Projected keys or values ``[b, length, w]`` as a cache gives them back."""
-        if _cache_unit(module) is None:
-            return states
+        """Projected keys or values ``[b, length, w]`` as a cache of int8 gives them back."""
         kept = self._quantize_cache(graph, states, module, name)
         restored = graph.node("DequantizeCache", [kept, f"{name}.cache_unit"], f"{name}.restored", DOMAIN)
         graph.describe(restored, FLOAT, ["rows", length, self.config.width])
@@ -352,8 +345,9 @@ class Lowering:
             for part in ("key", "value"):
                 name = f"decoder.{index}.cross.{part}"
                 projected = self._linear(graph, memory, getattr(layer.cross_attention, part), name)
-                kept = self._quantize_cache(graph, projected, getattr(layer.cross_attention, part), name)
-                split = graph.node("Reshape", [kept, by_head], f"{name}.split")
+                if self.quantised:
+                    projected = self._quantize_cache(graph, projected, getattr(layer.cross_attention, part), name)
+                split = graph.node("Reshape", [projected, by_head], f"{name}.split")
                 cached = graph.node("Transpose", [split], f"{name}.by_head", perm=[0, 2, 1, 3])
                 graph.output(cached, f"cross_{part}_{index}", self.cache_type, ["rows", heads, "source", head_width])
         return graph
@@ -380,9 +374,9 @@ class Lowering:
             caches = [graph.input(part, self.cache_type, cache_shape[use]) for part in parts]
             by_head = (config.heads, 1, config.head_width)
             units = [
-                graph.weight(f"{name}.{part}.cache_unit", unit.reshape(by_head))
+                graph.weight(f"{name}.{part}.cache_unit", _cache_unit(getattr(attention, part)).reshape(by_head))
                 for part in ("key", "value")
-                if (unit := _cache_unit(getattr(attention, part))) is not None
+                if self.quantised
             ]
             outputs = [name, *(f"{part}_out" for part in parts)]
             graph.nodes_with(operator, [*queries, *caches, last, *units], name, outputs, DOMAIN, heads=config.heads)
@@ -435,10 +429,11 @@ class Lowering:
                 read = self._enter(graph, states, residual, name)
                 keys, symbol = (memory, "source") if use == "cross" else (read, "target")
                 query, *kept = self._projections(graph, name, attention, read, keys, "target", symbol)
-                kept = [
-                    self._through_cache(graph, states, getattr(attention, part), f"{name}.{part}", symbol)
-                    for part, states in zip(("key", "value"), kept, strict=True)
-                ]
+                if self.quantised:
+                    kept = [
+                        self._through_cache(graph, states, getattr(attention, part), f"{name}.{part}", symbol)
+                        for part, states in zip(("key", "value"), kept, strict=True)
+                    ]
                 outputs = [name, f"{name}.weights", f"{name}.scores"]
                 graph.nodes_with(operator, [query, *kept, seen], name, outputs, DOMAIN, heads=heads)
                 graph.describe(name, FLOAT, ["rows", "target", self.config.width])

@@ -11,7 +11,7 @@ import torch
 from export import verify
 from export.exporter import Precision, export
 from model import checkpoint
-from model.checkpoint import CheckpointConfig
+from model.checkpoint import Checkpoint, CheckpointConfig
 from model.config import ModelConfig
 from model.tokenizer import END, Tokenizer
 from model.transformer import Transformer
@@ -116,6 +116,22 @@ def lively_bundle(tmp_path_factory: pytest.TempPathFactory, lively_checkpoint: P
         return folder
 
     return bundle
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Checkpoint:
+    """The checkpoint that ships."""
+    return checkpoint.load(PRETRAINED)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint) -> Path:
+    """The shipped checkpoint as CTranslate2 reads it."""
+    from serving.bench.peer import convert  # only now: not everybody has CTranslate2
+
+    folder = tmp_path_factory.mktemp("peer") / "shipped"
+    convert(shipped.model, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,15 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from loadtest.servers import StartFailed, wait_until_ready
 
 
 def free_port() -> int:
@@ -26,19 +26,13 @@ def running(command: list[str], port: int, **environment: str) -> Iterator["subp
     variables = {name: value for name, value in os.environ.items() if not name.startswith("DRAGOMAN_")} | environment
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            assert time.monotonic() < deadline, "the service is not ready after 120 s"
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                    break
-            except OSError:
-                time.sleep(0.2)
+        wait_until_ready(f"http://127.0.0.1:{port}/readyz", 120, process)
         yield process
+    except StartFailed as failure:
+        process.terminate()
+        raise StartFailed(f"{failure}: {process.communicate(timeout=60)[0]}") from None
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:

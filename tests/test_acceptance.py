@@ -19,7 +19,6 @@ import torch
 from export.bundle import GRAPHS, read_manifest
 from export.exporter import calibration
 from export.quantize import Calibration, calibrate, quantized
-from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.corpus import pad, read_pairs
 from model.tokenizer import END, START
@@ -38,11 +37,6 @@ def texts(request: pytest.FixtureRequest, sentences: list[str]) -> list[str]:
     data = request.config.getoption("--data")
     further = [pair.source for pair in read_pairs(data)][: request.config.getoption("--first")] if data else []
     return [*sentences, *further]
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Checkpoint:
-    return checkpoint.load(PRETRAINED)
 
 
 @pytest.fixture(scope="module")

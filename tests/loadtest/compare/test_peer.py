@@ -16,38 +16,23 @@ pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip ins
 import ctranslate2
 
 from loadtest.compare.peer import Batcher
-from model import checkpoint
-from model.checkpoint import Checkpoint
+from model.checkpoint import TOKENIZER, Checkpoint
 from model.tokenizer import END
-from serving.bench.peer import convert
 from tests.conftest import PRETRAINED
 from tests.service import fetch, free_port, running
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Checkpoint:
-    return checkpoint.load(PRETRAINED)
+def translator(converted: Path) -> ctranslate2.Translator:
+    return ctranslate2.Translator(str(converted), compute_type="int8", inter_threads=2)
 
 
 @pytest.fixture(scope="module")
-def folder(shipped: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("peer") / "shipped"
-    convert(shipped.model, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def translator(folder: Path) -> ctranslate2.Translator:
-    return ctranslate2.Translator(str(folder), compute_type="int8", inter_threads=2)
-
-
-@pytest.fixture(scope="module")
-def peer(folder: Path, shipped: Checkpoint) -> Iterator[str]:
+def peer(converted: Path, shipped: Checkpoint) -> Iterator[str]:
     port = free_port()
-    tokenizer = folder.parent / "tokenizer.model"
-    tokenizer.write_bytes(shipped.tokenizer.serialized)
-    command = [sys.executable, "-m", "loadtest.compare.peer", "--model", str(folder), "--tokenizer", str(tokenizer)]
-    command += ["--language", str(shipped.tokenizer.language_id("de")), "--port", str(port), "--max-batch", "8"]
+    command = [sys.executable, "-m", "loadtest.compare.peer", "--port", str(port), "--max-batch", "8"]
+    command += ["--model", str(converted), "--tokenizer", str(PRETRAINED / TOKENIZER)]
+    command += ["--language", str(shipped.tokenizer.language_id("de"))]
     with running(command, port):
         yield f"http://127.0.0.1:{port}"
 

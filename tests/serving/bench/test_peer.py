@@ -6,30 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.tokenizer import END, START
 from model.transformer import Encoded, Transformer
 from model.translate import search
 from serving.decoding import Decoding
-from tests.conftest import PRETRAINED
 
 pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install --editable '.[bench]'")
 
 from serving.bench.peer import CTranslate2, convert
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Checkpoint:
-    return checkpoint.load(PRETRAINED)
-
-
-@pytest.fixture(scope="module")
-def folder(shipped: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("peer") / "shipped"
-    convert(shipped.model, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +28,9 @@ def longest(shipped: Checkpoint, sources: list[list[int]]) -> int:
 
 
 def test_greedy_tokens_equal_the_reference_for_every_sentence(
-    shipped: Checkpoint, folder: Path, sources: list[list[int]]
+    shipped: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
-    peer, expected = CTranslate2(folder, "fp32", 1), dict(search(shipped.model, sources))
+    peer, expected = CTranslate2(converted, "fp32", 1), dict(search(shipped.model, sources))
     found = peer.translate(sources, Decoding(max_tokens=longest(shipped, sources)))
     # The reference stops each at a limit of its own; CTranslate2 takes one for all.
     limits = [shipped.model.config.default_limit(len(source)) for source in sources]
@@ -82,30 +68,30 @@ def beam_as_ctranslate2(model: Transformer, source: list[int], size: int, limit:
 
 
 def test_beam_tokens_equal_the_reference_with_its_rule_for_ending(
-    shipped: Checkpoint, folder: Path, sources: list[list[int]]
+    shipped: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
     short = [source for source in sources if len(source) <= 30]
     assert len(short) >= 20
     limit = longest(shipped, short)
-    found = CTranslate2(folder, "fp32", 1).translate(short, Decoding(max_tokens=limit, beam_size=4))
+    found = CTranslate2(converted, "fp32", 1).translate(short, Decoding(max_tokens=limit, beam_size=4))
     assert found == [beam_as_ctranslate2(shipped.model, source, 4, limit) for source in short]
 
 
 def test_a_batch_cut_in_parts_gives_the_same_and_so_does_a_batch_of_one(
-    shipped: Checkpoint, folder: Path, sources: list[list[int]]
+    shipped: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
     decoding = Decoding(max_tokens=20)
-    whole = CTranslate2(folder, "fp32", 1).translate(sources[:7], decoding)
-    cut = CTranslate2(folder, "fp32", 2, split=True)
+    whole = CTranslate2(converted, "fp32", 1).translate(sources[:7], decoding)
+    cut = CTranslate2(converted, "fp32", 2, split=True)
     assert cut.translate(sources[:7], decoding) == whole
     assert cut.translate(sources[:1], decoding) == whole[:1]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_writes_exactly_as_many_tokens_as_it_is_told(folder: Path, sources: list[list[int]], precision: str) -> None:
+def test_writes_exactly_as_many_tokens_as_it_is_told(converted: Path, sources: list[list[int]], precision: str) -> None:
     for beam_size in (1, 4):
         decoding = Decoding(max_tokens=24, min_tokens=24, beam_size=beam_size)
-        assert [len(each) for each in CTranslate2(folder, precision, 1).translate(sources[:5], decoding)] == [24] * 5
+        assert [len(each) for each in CTranslate2(converted, precision, 1).translate(sources[:5], decoding)] == [24] * 5
 
 
 def test_converts_every_shape_there_is(tmp_path: Path) -> None:
