@@ -19,6 +19,7 @@ lint: $(VENV)/.dev
 
 loadtest: $(VENV)/.dev
 	$(BIN)/dragoman loadtest --users 16 --seconds 60
+	$(BIN)/dragoman loadtest --rate 20 --seconds 60 --shape spike --bulk 1
 
 bench: $(VENV)/.bench
 	$(BIN)/dragoman bench

@@ -34,3 +34,8 @@ class Latency(NamedTuple):
             sum(outcome.status not in (200, *SHED) for outcome in outcomes),
             *(percentile(waited, share) for share in (0.5, 0.9, 0.99)),
         )
+
+    def milliseconds(self) -> dict[str, float | None]:
+        """Of p50, p90 and p99, for JSON: None for what never came."""
+        times = {name: getattr(self, name) for name in ("p50", "p90", "p99")}
+        return {f"{name}_ms": round(1000 * time, 1) if math.isfinite(time) else None for name, time in times.items()}

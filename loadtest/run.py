@@ -7,8 +7,6 @@ monkey.patch_all()
 
 import argparse
 import json
-import math
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,16 +24,12 @@ from rich.table import Table
 from loadtest.arrivals import SHAPES, arrivals
 from loadtest.latency import Latency
 from loadtest.payloads import BULK_TEXTS, SENTENCES, bulk, interactive, read_sentences
-from loadtest.servers import StartFailed, end_on_sigterm, running, wait_until_ready
+from loadtest.servers import StartFailed, dragoman, end_on_sigterm, wait_until_ready
 from loadtest.source import send
 from loadtest.timings import percentile
 from loadtest.users import Visitor
 
 console = Console(stderr=True, highlight=False)
-
-
-class LoadTestError(Exception):
-    """The test could not be run."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,6 +38,10 @@ def main(arguments: Sequence[str]) -> int:
         from loadtest.compare.run import main as compare
 
         return compare([argument for argument in arguments if argument != "--compare"])
+    if "--soak" in arguments:
+        from loadtest.soak import main as soak
+
+        return soak([argument for argument in arguments if argument != "--soak"])
     options = _parse(arguments)
     end_on_sigterm()
     try:
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
                 result, environment = arrive(url, options)
             else:
                 result, environment = load(url, options.users, options.seconds, options.seed)
-    except (LoadTestError, StartFailed, OSError, ValueError) as error:
+    except (StartFailed, OSError, ValueError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
     _print(environment, result)
@@ -68,6 +66,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("dragoman loadtest", description=__doc__)
     parser.add_argument(
         "--compare", action="store_true", help="measure this service against FastAPI with CTranslate2; --compare --help"
+    )
+    parser.add_argument(
+        "--soak",
+        action="store_true",
+        help="keep a service full for ten minutes, badly behaved users among them; --soak --help",
     )
     parser.add_argument("--users", type=_count, default=16, help="users at one time (16)")
     parser.add_argument("--seconds", type=_count, default=30, help="how long (30)")
@@ -105,17 +108,8 @@ def _service(url: str | None, port: int) -> Iterator[str]:
         wait_until_ready(f"{url}/readyz", seconds=10)
         yield url
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            # Else what runs there would be measured in place of ours.
-            said = f"port {port}: {error.strerror}; name another with --port, or the service there with --url"
-            raise LoadTestError(said) from None
-    command = [sys.executable, "-m", "serving.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     console.print("starting the service")
-    with running(command, f"http://127.0.0.1:{port}") as server:
+    with dragoman(port) as server:
         yield server.url
 
 
@@ -151,7 +145,8 @@ def arrive(url: str, options: argparse.Namespace) -> tuple[dict[str, Any], Envir
     """Load ``url`` with open arrivals; returns the figures and Locust's environment."""
     times = arrivals(options.shape, options.rate, options.seconds, options.seed)
     requests = interactive(Visitor.sentences, times, options.seed)
-    jobs = [bulk(Visitor.sentences, options.seed + number) for number in range(options.bulk)]
+    # Without anybody to be disturbed they would go on for ever.
+    jobs = [bulk(Visitor.sentences, options.seed + number) for number in range(options.bulk if requests else 0)]
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{options.shape}, {options.rate:g} requests a second", total=len(requests))
         outcomes, environment = send(url, requests, jobs, lambda: progress.advance(bar))
@@ -162,10 +157,7 @@ def arrive(url: str, options: argparse.Namespace) -> tuple[dict[str, Any], Envir
             "requests": latency.requests,
             "shed": latency.shed,
             "failures": latency.failed,
-            **{
-                f"{name}_ms": round(1000 * seconds, 1) if math.isfinite(seconds := getattr(latency, name)) else None
-                for name in ("p50", "p90", "p99")
-            },
+            **latency.milliseconds(),
         }
     result = {
         "rate": options.rate,

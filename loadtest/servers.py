@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,29 @@ class Server:
             seconds += times.user + times.system
             memory += getattr(full, "pss", full.rss)
         return Usage(seconds, memory)
+
+
+def free_port() -> int:
+    """One on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def dragoman(port: int, *arguments: str) -> Iterator[Server]:
+    """This service on ``port``, with ``arguments`` of `dragoman serve`; StartFailed when another listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            # Else what runs there would be measured in place of ours.
+            said = f"port {port}: {error.strerror}; name another with --port, or the service there with --url"
+            raise StartFailed(said) from None
+    command = [sys.executable, "-m", "serving.cli", "serve", "--host", "127.0.0.1", "--port", str(port), *arguments]
+    with running(command, f"http://127.0.0.1:{port}") as server:
+        yield server
 
 
 @contextmanager

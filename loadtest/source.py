@@ -30,7 +30,7 @@ class Plan:
         self.outcomes: list[Outcome] = []
         self.begin = time.monotonic()
         self.over = False
-        """Whether all of ``requests`` are answered; bulk jobs then send no more."""
+        """Whether all of ``requests`` are answered: bulk jobs then send no more."""
 
 
 class Client(FastHttpUser):
@@ -80,9 +80,10 @@ class Bulk(Client):
     @task
     def all(self) -> None:
         """One list after another."""
-        lists = self.plan.bulk[next(self.number)]
-        while not self.plan.over:
-            self.one(next(lists)._replace(due=time.monotonic() - self.plan.begin))
+        for request in self.plan.bulk[next(self.number)]:
+            if self.plan.over:
+                break
+            self.one(request._replace(due=time.monotonic() - self.plan.begin))
         raise StopUser
 
 
@@ -94,21 +95,22 @@ def send(
 ) -> tuple[list[Outcome], Environment]:
     """Send ``requests``, which are in order of time, to ``url``, and meanwhile what each of ``bulk`` goes on giving.
 
-    Returns, when all are answered or given up, what became of each, and Locust's environment for its report. ``sent``
-    is called at every one of ``requests``.
+    Without ``requests``, each of ``bulk`` is sent to its end. Returns, when all are answered or given up, what became
+    of each, and Locust's environment for its report. ``sent`` is called at every one of ``requests``.
     """
     plan = Plan(requests, bulk, sent)
-    users = [type("Arrivals", (Source,), {"abstract": False, "plan": plan})]
+    users = [type("Arrivals", (Source,), {"abstract": False, "plan": plan})] if requests else []
     if bulk:
         shared = {"abstract": False, "plan": plan, "fixed_count": len(bulk), "number": itertools.count()}
         users.append(type("BulkJobs", (Bulk,), shared))
     environment = Environment(user_classes=users, host=url)
     runner = environment.create_local_runner()
     plan.begin = time.monotonic()
-    runner.start(len(bulk) + 1, spawn_rate=len(bulk) + 1)
-    runner.spawning_greenlet.join()
+    if count := len(bulk) + bool(requests):  # Locust does not start nobody
+        runner.start(count, spawn_rate=count)
+        runner.spawning_greenlet.join()
     while runner.user_count:
         gevent.sleep(0.02)
     runner.quit()
-    assert plan.over, "a user ended early"
+    assert plan.over or not requests, "a user ended early"
     return plan.outcomes, environment

@@ -83,6 +83,12 @@ class Tokenizer:
         """What the encoder reads: the target language's token, the text's pieces, the end token."""
         return [self.language_id(target_language), *self._processor.EncodeAsIds(normalise(text)), END]
 
+    def sources(self, texts: Sequence[str], target_language: str) -> list[list[int]]:
+        """`source` of each of ``texts``, in one call: one by one, other threads would be let in between any two."""
+        language = self.language_id(target_language)
+        pieces = self._processor.EncodeAsIds([normalise(text) for text in texts], num_threads=1)
+        return [[language, *ids, END] for ids in pieces]
+
     def target(self, text: str) -> list[int]:
         """What the decoder writes: the text's pieces and the end token."""
         return [*self._processor.EncodeAsIds(normalise(text)), END]

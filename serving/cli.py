@@ -40,7 +40,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             annotation=Annotated[
                 (field.annotation if field.annotation in (int, float, str, Path) else str) | None,
                 typer.Option(
-                    help=f"{field.description} [{PREFIX}{name.upper()}; {_default(field)}]", show_default=False
+                    help=f"{field.description} [{'; '.join([PREFIX + name.upper(), *_default(field)])}]",
+                    show_default=False,
                 ),
             ],
         )
@@ -61,10 +62,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _default(field: Any) -> str:
+def _default(field: Any) -> list[str]:
+    """The default to be told, unless it is in the description."""
     if field.default is SHIPPED:
-        return "the one that ships"
-    return "all cores, shared among the replicas" if field.default_factory else str(field.default)
+        return ["the one that ships"]
+    return [] if field.default_factory else [str(field.default)]
 
 
 def _setting_fault(fault: Any) -> str:
@@ -101,11 +103,10 @@ def serve(settings: Settings) -> None:
     example = """-d '{"text": "The file could not be opened."}'"""
 
     def starting(manifest: Manifest) -> None:
-        replicas = "replica" if settings.replicas == 1 else "replicas"
-        print(
-            f"starting {manifest.name} ({manifest.precision}): {settings.replicas} {replicas} of {settings.cpus} cores"
-        )
-        sys.stdout.flush()
+        fewest, most = settings.replicas, settings.max_replicas
+        replicas = f"{fewest} to {most} replicas" if most > fewest else _count(fewest, "replica")
+        cores = _count(settings.cpus, "core")
+        print(f"starting {manifest.name} ({manifest.precision}): {replicas} of {cores}", flush=True)
 
     def ready() -> None:
         print(f"ready on {url}; try\n\n  curl {url}/v1/translate {example}\n", flush=True)
@@ -115,6 +116,10 @@ def serve(settings: Settings) -> None:
     except (BundleError, StartError) as error:
         fail(str(error))
     print("stopped", flush=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _lines() -> list[str]:

@@ -1,28 +1,40 @@
 """Ray Serve: the only file that imports Ray."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray gives workers what no other process wants (niceness 15): a replica would wait for whatever else runs.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# Ten rounds a second of looking after a few replicas cost a twentieth of a core.
+os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
 
 import ray
 from ray import serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, ProxyLocation
 from starlette.applications import Starlette
 
 from export.bundle import Manifest, read_manifest
+from serving import autoscaling
 from serving.api import native
+from serving.ingress import Ingress, bound
 from serving.pipeline import Pipeline
 from serving.runtime import check_device
 from serving.settings import Settings
 
 NAME = "dragoman"
+GARBAGE = 50_000
+"""Objects more than before that are looked through for garbage: a crowded engine has many that are none."""
+SWITCH_SECONDS = 0.0005
+"""After which a thread that waits for Python's lock is given it."""
 
 
 @serve.deployment(name=NAME)
@@ -31,17 +43,36 @@ class Dragoman:
     """One replica: a process that holds a pipeline and answers HTTP itself."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
-        self.pipeline = Pipeline(Settings(**settings))
+        self.settings = Settings(**settings)
+        self.pipeline = Pipeline(self.settings)
         await self.pipeline.warm_up()
+        # What is there by now stays: looking through it again and again for garbage would hold everything up.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
+        # The engine and the event loop share the interpreter with threads that read long texts.
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self.ingress: Ingress | None = None
+        if self.settings.ingress == "direct":
+            self.ingress = Ingress(native.build(self.pipeline), self.settings.host, self.settings.port)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return native.build(self.pipeline)
 
     def check_health(self) -> None:
-        """Asked by Serve every ten seconds; raises when the engine is dead or stuck."""
+        """Asked by Serve every ten seconds; raises when the engine is dead or stuck, or nobody listens."""
         self.pipeline.engine.check_health()
+        if self.ingress and not self.ingress.alive:
+            raise RuntimeError("the HTTP server has ended")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `autoscaling.Policy` goes by."""
+        return {autoscaling.LOAD: self.pipeline.engine.load}
 
     async def __del__(self) -> None:
+        """Called by Serve when the replica is to go: what has come is still answered."""
+        if ingress := getattr(self, "ingress", None):
+            await ingress.drain()
         if pipeline := getattr(self, "pipeline", None):
             pipeline.close()
 
@@ -49,8 +80,21 @@ class Dragoman:
 def application(arguments: dict[str, Any]) -> serve.Application:
     """The Serve application; ``arguments`` are names and values of `Settings`. Serve config files import this."""
     settings = Settings(**arguments)
+    scale = {"num_replicas": settings.replicas}
+    if settings.max_replicas > settings.replicas:
+        policy = AutoscalingPolicy(policy_function=autoscaling.Policy, policy_kwargs={"target": settings.target_load})
+        scale = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=settings.replicas,
+                max_replicas=settings.max_replicas,
+                policy=policy,
+                look_back_period_s=settings.scale_up_seconds,
+                upscale_delay_s=settings.scale_up_seconds,
+                downscale_delay_s=settings.scale_down_seconds,
+            )
+        }
     deployment = Dragoman.options(  # type: ignore[attr-defined]
-        num_replicas=settings.replicas,
+        **scale,
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         # The engine admits, refuses and times out; Serve's own limits stand above it so that the answers are ours.
         max_ongoing_requests=10_000,
@@ -65,14 +109,18 @@ class StartError(RuntimeError):
     """The service cannot start; the message says why."""
 
 
-def check_port(host: str, port: int) -> None:
-    """StartError when ``port`` cannot be listened on."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+@contextlib.contextmanager
+def holding(settings: Settings) -> Iterator[None]:
+    """Keep the port from other services, also before anybody listens; StartError when another has it."""
+    try:
+        bound(settings.host, settings.port, socket.SO_REUSEADDR).close()
+        # Replicas may share it with each other and with this; whoever does not say so may not.
+        held = bound(settings.host, settings.port, socket.SO_REUSEPORT) if settings.ingress == "direct" else None
+    except OSError as error:
+        said = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
+        raise StartError(said) from None
+    with contextlib.closing(held) if held else contextlib.nullcontext():
+        yield
 
 
 def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callable[[], None]) -> None:
@@ -82,10 +130,14 @@ def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callabl
     StartError, BundleError.
     """
     # All that can be known to be wrong is said before Ray starts, which takes seconds.
-    check_port(settings.host, settings.port)
-    manifest = read_manifest(settings.bundle)
-    check_device(settings.bundle, manifest, settings.device)
-    starting(manifest)
+    with holding(settings):
+        manifest = read_manifest(settings.bundle)
+        check_device(settings.bundle, manifest, settings.device)
+        starting(manifest)
+        _serve(settings, ready)
+
+
+def _serve(settings: Settings, ready: Callable[[], None]) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stopped, answering = threading.Event(), False
 
@@ -97,8 +149,8 @@ def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callabl
     try:
         ray.init(
             address="local",
-            num_cpus=settings.replicas * settings.cpus,
-            num_gpus=settings.gpus * settings.replicas or None,
+            num_cpus=settings.max_replicas * settings.cpus,
+            num_gpus=settings.gpus * settings.max_replicas or None,
             object_store_memory=100 << 20,
             include_dashboard=False,
             log_to_driver=False,
@@ -106,8 +158,12 @@ def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callabl
         )
         for received in (signal.SIGINT, signal.SIGTERM):
             signal.signal(received, stop)
-        options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.timeout + 30)
-        serve.start(http_options=options, logging_config={"log_level": "WARNING", "enable_access_log": False})
+        direct = settings.ingress == "direct"
+        serve.start(
+            proxy_location=ProxyLocation.Disabled if direct else ProxyLocation.EveryNode,
+            http_options=HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.timeout + 30),
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
         serve.run(application(settings.model_dump()), name=NAME, route_prefix="/")
         answering = True
         ready()

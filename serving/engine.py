@@ -15,6 +15,7 @@ import time
 from asyncio import AbstractEventLoop
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from model.tokenizer import START
 from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
@@ -30,20 +31,37 @@ logger = logging.getLogger(__name__)
 ENCODE_CHUNK = 256
 """Padded source tokens that go through the encoder together. More make no product faster, but push the states that
 pass between its layers out of the processor's nearer caches."""
+RUN_TOKENS = 8
+"""Source tokens that take the encoder about as long as one more run: no more padding than that saves one."""
+
+
+@dataclass
+class Work:
+    """What an engine has done since it started; its thread alone writes it."""
+
+    source_tokens: int = 0
+    """Encoded."""
+    padded_tokens: int = 0
+    """Positions the encoder worked on for them, padding included."""
+    steps: int = 0
+    """Of decoding."""
+    rows: int = 0
+    """Decoded in all steps: divided by them, the rows of a step on average."""
 
 
 class Engine:
     """Runs jobs on a `Runtime` in a thread of its own; every method may be called from any thread."""
 
     def __init__(self, runtime: Runtime, rows: int, encode_tokens: int, queue_tokens: int, share: int) -> None:
-        self.queue_tokens = queue_tokens
+        self.queue_tokens, self.rows = queue_tokens, rows
+        self.work = Work()
         self._runtime = runtime
         runtime.tune(rows)
         self._cache = runtime.cache(rows)
         self._scheduler: Scheduler[Job] = Scheduler(rows, encode_tokens, share)
         self._wake = threading.Condition()
         self._arriving: list[Sequence[Job]] = []
-        self._arriving_tokens = 0
+        self._arriving_tokens = self._arriving_rows = 0
         self._stopping = False
         self._failure: BaseException | None = None
         self._last_turn = time.monotonic()
@@ -65,15 +83,20 @@ class Engine:
         with self._wake:
             if self._failure is not None or self._stopping:
                 raise NotReady("the engine has stopped" if self._failure is None else f"the engine: {self._failure}")
-            waiting = self.waiting_tokens
-            # A large request counts as half the queue at most: one that never fitted would wait for ever.
-            if waiting + min(cost, self.queue_tokens // 2) > self.queue_tokens:
-                excess = waiting + min(cost, self.queue_tokens // 2) - self.queue_tokens
-                seconds = math.ceil(min(waiting, excess) / self._throughput.rate)
-                raise QueueFull(waiting, self.queue_tokens, max(1, seconds))
+            self.check_room(cost)
             self._arriving.append(list(jobs))
             self._arriving_tokens += cost
+            self._arriving_rows += sum(job.rows for job in jobs)
             self._wake.notify()
+
+    def check_room(self, cost: int) -> None:
+        """QueueFull when a request of ``cost`` tokens or more would not fit the queue."""
+        waiting = self.waiting_tokens
+        # A large request counts as half the queue at most: one that never fitted would wait for ever.
+        excess = waiting + min(cost, self.queue_tokens // 2) - self.queue_tokens
+        if excess > 0:
+            seconds = math.ceil(min(waiting, excess) / self._throughput.rate)
+            raise QueueFull(waiting, self.queue_tokens, max(1, seconds))
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Stop work on ``jobs`` within one step; nothing happens to those already done."""
@@ -92,6 +115,17 @@ class Engine:
     def waiting_tokens(self) -> int:
         """Tokens of jobs that have not been encoded yet."""
         return self._arriving_tokens + self._scheduler.waiting_tokens
+
+    @property
+    def rows_in_use(self) -> int:
+        """Of the `rows`: those being decoded."""
+        return len(self._rows)
+
+    @property
+    def load(self) -> float:
+        """Rows in use and rows that waiting sentences want, over all there are."""
+        wanted = self._scheduler.waiting_rows + self._arriving_rows
+        return (len(self._rows) + wanted) / self.rows
 
     def check_health(self, patience: float = 60.0) -> None:
         """RuntimeError when the thread is dead, or has work and took no turn for ``patience`` seconds."""
@@ -121,7 +155,7 @@ class Engine:
                 self._wake.wait()
             for jobs in self._arriving:
                 self._scheduler.add(jobs)
-            self._arriving, self._arriving_tokens = [], 0
+            self._arriving, self._arriving_tokens, self._arriving_rows = [], 0, 0
             self._last_turn = time.monotonic()
             return not self._stopping
 
@@ -152,6 +186,8 @@ class Engine:
         chunks = list(_chunks([job for job in jobs if not job.target], self._runtime.lanes))
         results = self._runtime.encode([[job.source for job in chunk] for chunk in chunks])
         for chunk, result in zip(chunks, results, strict=True):
+            self.work.source_tokens += sum(job.source_tokens for job in chunk)
+            self.work.padded_tokens += len(chunk) * max(map(_padded, chunk))
             self._place(chunk, result)
         self._scheduler.start(job for job in jobs if job.rows)
 
@@ -191,6 +227,8 @@ class Engine:
         k = min(wanted, self._runtime.manifest.model.vocabulary)
         found = [array.tolist() for array in self._runtime.step(self._cache, state, rows, k)]
         state.position[:rows] += 1
+        self.work.steps += 1
+        self.work.rows += rows
         copies: list[Copy] = []
         finished: list[Job] = []
         heard: dict[AbstractEventLoop, list[tuple[Listener, int]]] = defaultdict(list)
@@ -246,7 +284,8 @@ def _chunks(jobs: list[Job], lanes: int) -> Iterator[list[Job]]:
     limit = min(ENCODE_CHUNK, longest * len(jobs) // lanes + longest - 1)
     chunk: list[Job] = []
     for job in sorted(jobs, key=_padded):
-        if chunk and _padded(job) * (len(chunk) + 1) > limit:
+        padding = len(chunk) * (_padded(job) - _padded(chunk[-1])) if chunk else 0
+        if chunk and (padding > RUN_TOKENS or _padded(job) * (len(chunk) + 1) > limit):
             yield chunk
             chunk = []
         chunk.append(job)

@@ -44,6 +44,8 @@ class Attention:
     """``[heads, queries, keys]`` fp32."""
 
 
+LONGEST_PIECE = 16
+"""Characters in a token at most (sentencepiece's default): what a text costs at least is known before it is read."""
 Stages = dict[str, float]
 """Seconds by stage; those of several sentences overlap, so each is its longest."""
 
@@ -201,7 +203,7 @@ class Pipeline:
             raise Invalid([("head", f"is {head}; there are heads 0 to {model.heads - 1}")])
         self._check("text", [text])
         limit = self.settings.max_attention_tokens
-        source_ids = self._source(text, target, "text")
+        source_ids = self._fitting(self.tokenizer.source(text, target), "text")
         if len(source_ids) > limit:
             raise TooLarge("text", len(source_ids), limit, "tokens")
         tokenised = time.perf_counter()
@@ -277,15 +279,15 @@ class Pipeline:
         if blanks := [number for number, text in enumerate(texts) if not blank and not text.strip()]:
             raise Invalid([(_field(field, number, texts), "is blank") for number in blanks])
 
-    def _source(self, text: str, target: str, field: str) -> list[int]:
-        ids = self.tokenizer.source(text, target)
+    def _fitting(self, ids: list[int], field: str) -> list[int]:
         if len(ids) > self.manifest.limits.source_tokens:
             raise TooLarge(field, len(ids), self.manifest.limits.source_tokens, "tokens in one sentence")
         return ids
 
     def _read(self, texts: Sequence[str], target: str) -> tuple[list[list[int]], list[list[str]]]:
         """Each whole text's source ids, and their pieces."""
-        ids = [self._source(text, target, _field("text", number, texts)) for number, text in enumerate(texts)]
+        sources = self.tokenizer.sources(texts, target)
+        ids = [self._fitting(each, _field("text", number, texts)) for number, each in enumerate(sources)]
         return ids, [self.tokenizer.pieces(each) for each in ids]
 
     async def _prepare(
@@ -297,15 +299,19 @@ class Pipeline:
         if prefixes and len(prefixes) != len(texts):
             raise Invalid([("prefix", f"has {len(prefixes)} for {len(texts)} texts: give one a text, blank for none")])
         self._check("prefix", prefixes, blank=True)
+        # What cannot fit in any case is refused before it is worked on: a full service must not be busy with refusing.
+        self.engine.check_room(_least(texts, options))
         # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
         return await asyncio.to_thread(self._cut, texts, target, options, prefixes or [""] * len(texts))
 
     def _cut(self, texts: Sequence[str], target: str, options: TranslateOptions, prefixes: Sequence[str]) -> _Prepared:
-        prepared = _Prepared([split(text) for text in texts], [], [])
-        for number, (cut, prefix) in enumerate(zip(prepared.sentences, prefixes, strict=True)):
-            given = tuple(self.tokenizer.target(prefix)[:-1])
-            for piece in cut:
-                ids = self._source(piece.text, target, _field("text", number, texts))
+        cuts = [split(text) for text in texts]
+        sources = self.tokenizer.sources([piece.text for cut in cuts for piece in cut], target)
+        prepared = _Prepared(cuts, [], [])
+        for number, (cut, prefix) in enumerate(zip(cuts, prefixes, strict=True)):
+            given = tuple(self.tokenizer.target(prefix)[:-1]) if prefix else ()
+            for _ in cut:
+                ids = self._fitting(sources[len(prepared.sources)], _field("text", number, texts))
                 limit = self._limit(ids, given, options, _field("prefix", number, texts))
                 prepared.decodings.append(options.decoding(limit, given, stream=len(prepared.sources)))
                 prepared.sources.append(ids)
@@ -347,6 +353,13 @@ def sentence_vector(memory: Array) -> Array:
     """``[width]``: the mean of ``memory`` ``[tokens, width]``, scaled to length 1."""
     mean = memory.mean(axis=0, dtype=np.float64)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+
+
+def _least(texts: Sequence[str], options: TranslateOptions) -> int:
+    """Tokens that translating ``texts`` costs at least, known from their characters."""
+    source = sum(len(text) - sum(map(text.count, " \t\n\r")) for text in texts) // LONGEST_PIECE
+    # As many are expected of each hypothesis, unless fewer are asked for.
+    return source if options.max_tokens else source * (1 + options.beam_size)
 
 
 def _field(name: str, number: int, texts: Sequence[str]) -> str:

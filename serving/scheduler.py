@@ -71,7 +71,7 @@ class Scheduler(Generic[T]):
         """Jobs being decoded."""
         self.encoding: list[T] = []
         """Jobs admitted in this turn: no longer waiting, not yet decoded."""
-        self.waiting_tokens = 0
+        self.waiting_tokens = self.waiting_rows = 0
         self._queue: list[Line[T]] = []
         """A heap of the lines in which somebody waits."""
         self._lines: set[Line[T]] = set()
@@ -98,6 +98,7 @@ class Scheduler(Generic[T]):
         for job in jobs:
             job.line = line
             self.waiting_tokens += job.cost
+            self.waiting_rows += job.rows
             self._next_deadline = min(self._next_deadline, job.deadline)
 
     def admit(self, now: float) -> list[T]:
@@ -132,6 +133,7 @@ class Scheduler(Generic[T]):
             free -= job.rows
             admitted.append(job)
             self.waiting_tokens -= job.cost
+            self.waiting_rows -= job.rows
         for line in satisfied:
             # What it may not use now it does not get later instead.
             line.start = max(line.start, self._clock)
@@ -172,6 +174,7 @@ class Scheduler(Generic[T]):
             self._queue = [line for line in self._queue if line.waiting]
             heapq.heapify(self._queue)
             self.waiting_tokens -= sum(job.cost for job in gone)
+            self.waiting_rows -= sum(job.rows for job in gone)
             self._leave(gone, held=False)
         self._next_deadline = min((job.deadline for job in waiting if job not in gone), default=math.inf)
         return list(gone)
@@ -185,7 +188,7 @@ class Scheduler(Generic[T]):
         self._jobs = 0
         self.encoding = []
         self.running.clear()
-        self.waiting_tokens = 0
+        self.waiting_tokens = self.waiting_rows = 0
         return everything
 
     def _leave(self, jobs: Iterable[T], held: bool = True) -> None:

@@ -30,16 +30,26 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """The port to listen on."""
+    ingress: Literal["direct", "serve"] = "direct"
+    """Who takes requests: every replica itself, or Ray Serve's proxies (HAProxy with RAY_SERVE_ENABLE_HA_PROXY=1)."""
     replicas: Count = 1
-    """Processes that each hold the model and an engine."""
-    cpus: Count = Field(default_factory=lambda others: max(1, _cores() // others.get("replicas", 1)))
-    """Processor cores a replica takes, and threads it computes with."""
+    """Processes that each hold the model and an engine; with `max_replicas`, the fewest."""
+    max_replicas: Count = Field(default_factory=lambda others: others.get("replicas", 1))
+    """Processes at most: more are started, and ended, as engines fill and empty; as many as the fewest unless given."""
+    target_load: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of an engine's rows: so many are in use or waited for in each replica when there are as many as needed."""
+    scale_up_seconds: Seconds = 10
+    """How long more replicas have been needed before they are started."""
+    scale_down_seconds: Seconds = 300
+    """How long fewer have been needed before some are ended."""
+    cpus: Count = Field(default_factory=lambda others: max(1, _cores() // others.get("max_replicas", 1)))
+    """Processor cores a replica takes, and threads it computes with; all, shared by the replicas, unless given."""
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
     rows: Count = 64
     """Hypotheses that are decoded at one time: a sentence is as many as its beam."""
-    request_rows: Count = Field(default_factory=lambda others: max(1, others.get("rows", 64) // 4))
-    """Rows one request holds at most while there are others: a long list makes their steps slower."""
+    request_rows: Count = Field(default_factory=lambda others: max(1, others.get("rows", 64) // 16))
+    """Rows one request holds at most while there are others, whose steps it makes slower; a sixteenth unless given."""
     encode_tokens: Count = 1024
     """Padded source tokens that are encoded between two decoding steps."""
     queue_tokens: Count = 100_000
@@ -74,6 +84,12 @@ class Settings(BaseSettings):
     def _a_text_fits_a_body(self) -> Self:
         if self.max_characters > self.max_body:
             raise ValueError(f"max_characters {self.max_characters} is more than max_body {self.max_body} bytes")
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_replicas_as_the_fewest(self) -> Self:
+        if self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is less than replicas {self.replicas}")
         return self
 
     @property

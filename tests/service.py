@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -11,13 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loadtest.servers import StartFailed, wait_until_ready
+from loadtest.servers import StartFailed, free_port, wait_until_ready
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+__all__ = ["Answer", "fetch", "free_port", "running"]
 
 
 @contextmanager

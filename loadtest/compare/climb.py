@@ -7,7 +7,7 @@ STEP = 1.4
 """From one rate to the next while only one side of the limit is known."""
 PRECISION = 1.1
 """Between the highest rate that held and the lowest that did not, when the search ends."""
-LEAST, MOST = 0.05, 5_000.0
+LEAST, MOST = 1.0, 5_000.0
 """Requests a second between which it looks."""
 
 
@@ -32,7 +32,7 @@ def following(p99: Mapping[float, float], limit: float, first: float) -> float |
     bad = min((rate for rate in p99 if p99[rate] >= limit), default=None)
     if good is None:
         assert bad is not None
-        return bad / STEP if bad / STEP >= LEAST else None
+        return max(LEAST, bad / STEP) if bad > LEAST else None
     if bad is None:
         return good * STEP if good * STEP <= MOST else None
     return math.sqrt(good * bad) if bad / good > PRECISION else None

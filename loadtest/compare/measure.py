@@ -1,43 +1,52 @@
-"""One measurement: a service, a rate, and what became of the requests."""
+"""One measurement: a service, requests, and what became of them."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from loadtest.arrivals import arrivals
-from loadtest.compare.models import Model
 from loadtest.compare.point import Point
+from loadtest.figures import figures
 from loadtest.latency import Latency
-from loadtest.request import Request
+from loadtest.request import Outcome, Request
 from loadtest.servers import Server
 from loadtest.source import send
 
-LEAST_REQUESTS = 300
-"""In a measurement: three of them are above its p99."""
+ASKED = 24
+"""Times that a service is asked for its figures: each time one of its replicas answers, and all should."""
 
 
-def at_rate(
-    server: Server,
-    model: Model,
-    beam_size: int,
-    rate: float,
-    seconds: float,
-    seed: int,
-    sent: Callable[[], None] = lambda: None,
-) -> Point:
-    """Open arrivals at ``rate`` for ``seconds``, or as long as `LEAST_REQUESTS` take."""
-    times = arrivals("steady", rate, max(seconds, LEAST_REQUESTS / rate), seed) or [0.0]
-    return _measure(server, rate, model.requests(beam_size, times, seed), sent)
+def measure(server: Server, requests: Sequence[Request], rate: float = math.inf) -> Point:
+    """Send ``requests``, which come at ``rate``, when they are due."""
+    return _watched(server, rate, lambda: send(server.url, requests)[0])
 
 
-def at_once(server: Server, model: Model, beam_size: int, count: int, seed: int) -> Point:
-    """``count`` requests that all come at the beginning: how much the service can do at most."""
-    return _measure(server, float("inf"), model.requests(beam_size, [0.0] * count, seed), lambda: None)
+def beside_bulk(server: Server, requests: Sequence[Request], bulk: Iterator[Request]) -> Latency:
+    """The latency of ``requests`` while somebody sends one of ``bulk`` after another."""
+    outcomes, _ = send(server.url, requests, [bulk])
+    return Latency.of([outcome for outcome in outcomes if outcome.kind == requests[0].kind])
 
 
-def _measure(server: Server, rate: float, asked: Sequence[Request], sent: Callable[[], None]) -> Point:
-    before, begin = server.usage(), time.monotonic()
-    outcomes, _ = send(server.url, asked, sent=sent)
-    seconds, after = time.monotonic() - begin, server.usage()
-    answered = sum(outcome.tokens for outcome in outcomes if outcome.status == 200)
-    cores = (after.cpu_seconds - before.cpu_seconds) / seconds
-    return Point(rate, Latency.of(outcomes), answered / seconds, cores, after.memory_bytes)
+def one_by_one(server: Server, requests: Sequence[Request]) -> Point:
+    """Send each of ``requests`` when the one before it is answered: how long the service takes with nobody else."""
+    return _watched(server, 0.0, lambda: send(server.url, (), [iter(requests)])[0])
+
+
+def _watched(server: Server, rate: float, load: Callable[[], list[Outcome]]) -> Point:
+    padding, usage, begin = _padding(server), server.usage(), time.monotonic()
+    outcomes = load()
+    seconds, used = time.monotonic() - begin, server.usage()
+    tokens, positions = (after - before for after, before in zip(_padding(server), padding, strict=True))
+    return Point(
+        rate,
+        Latency.of(outcomes),
+        sum(outcome.tokens for outcome in outcomes if outcome.status == 200) / seconds,
+        1 - tokens / positions if positions else 0.0,
+        (used.cpu_seconds - usage.cpu_seconds) / seconds,
+        used.memory_bytes,
+    )
+
+
+def _padding(server: Server) -> tuple[float, float]:
+    """Source tokens the service has encoded, and the positions it has worked on for them."""
+    found = figures(server.url, ASKED)
+    return found["source_tokens_total"], found["padded_tokens_total"]

@@ -2,11 +2,12 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from loadtest.payloads import BULK, BULK_TEXTS, INTERACTIVE
 from loadtest.request import Request
 
 BASE, SHIPPED = "base", "shipped"
@@ -32,6 +33,11 @@ class Model:
     fixed: bool
     """Its weights are random and never end a sentence: a request says how long its translation is."""
     lines: list[Line]
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of a translation."""
+        return sum(line.tokens for line in self.lines) / len(self.lines)
 
     @property
     def bundle(self) -> Path:
@@ -65,5 +71,14 @@ class Model:
                 body["beam_size"] = beam_size
             if self.fixed:
                 body |= {"min_tokens": line.tokens, "max_tokens": line.tokens}
-            found.append(Request(due, "translate", "/v1/translate", body, line.tokens))
+            found.append(Request(due, INTERACTIVE, "/v1/translate", body, line.tokens))
         return found
+
+    def bulk(self, seed: int) -> Iterator[Request]:
+        """Long lists of the lines without end, for greedy search."""
+        chance, tokens = random.Random(seed), round(self.mean_tokens)
+        while True:
+            body: dict[str, object] = {"text": [chance.choice(self.lines).text for _ in range(BULK_TEXTS)]}
+            if self.fixed:
+                body |= {"min_tokens": tokens, "max_tokens": tokens}
+            yield Request(0.0, BULK, "/v1/translate", body, BULK_TEXTS * tokens)

@@ -1,14 +1,14 @@
 """The service people build around CTranslate2, as well as one can: FastAPI, and batches of whatever waits.
 
 Run as ``python -m loadtest.compare.peer --help``. One process: CTranslate2 lets go of Python's lock while it works. A
-worker (CTranslate2: ``inter_threads``) that becomes free takes the requests that wait, at most ``max_batch`` of one
-kind, and gives them to ``translate_batch``; a request that comes meanwhile waits for the next one. Nothing waits for a
-batch to fill unless ``wait`` says so.
+worker (CTranslate2: ``inter_threads``) that becomes free takes who has waited longest, with others of the same kind and
+as alike in length as can be, ``max_batch`` at most, and gives them to ``translate_batch``; who comes meanwhile waits
+for the next batch. Nothing waits for a batch to fill unless ``wait`` says so.
 """
 
 import argparse
 import asyncio
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,20 +20,21 @@ import ctranslate2
 import sentencepiece
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 
 class Body(BaseModel):
     """What is asked for."""
 
-    text: str
+    text: str | list[str]
     beam_size: Annotated[int, Field(ge=1, le=16)] = 1
     min_tokens: int | None = None
     max_tokens: int | None = None
     """Both or none: then as many as it takes to the end token."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
     """A request in the queue."""
 
@@ -42,6 +43,12 @@ class Waiting:
     """Target tokens it has to have."""
     answer: "asyncio.Future[list[int]]"
 
+    @property
+    def length(self) -> int:
+        """By which those in a batch should be alike, so that few wait for the longest: of the source, as who serves
+        does not know more."""
+        return len(self.tokens)
+
 
 class Batcher:
     """Requests in, one by one; batches through the translator; tokens out."""
@@ -49,7 +56,7 @@ class Batcher:
     def __init__(self, translator: ctranslate2.Translator, workers: int, max_batch: int, wait: float) -> None:
         self._translator, self._max_batch, self._wait = translator, max_batch, wait
         self._pool = ThreadPoolExecutor(workers)
-        self._queues: dict[int, deque[Waiting]] = defaultdict(deque)
+        self._queues: dict[int, list[Waiting]] = defaultdict(list)
         self._order: asyncio.Queue[int] = asyncio.Queue()
         """The beam size of every request, in order of arrival."""
         self._workers = [asyncio.create_task(self._work()) for _ in range(workers)]
@@ -67,8 +74,7 @@ class Batcher:
             beam_size = await self._order.get()
             if self._wait:
                 await asyncio.sleep(self._wait)
-            queue = self._queues[beam_size]
-            batch = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+            batch = self._take(self._queues[beam_size])
             if not batch:  # another batch took those this place in the order stood for
                 continue
             try:
@@ -85,6 +91,17 @@ class Batcher:
             self.sentences += len(batch)
             self.tokens += sum(len(waiting.tokens) for waiting in batch)
             self.padded += longest * len(batch)
+
+    def _take(self, queue: list[Waiting]) -> list[Waiting]:
+        """Out of the ``queue``: who has waited longest, with those who are nearest in length."""
+        if not queue:
+            return []
+        first = queue[0].length
+        batch = sorted(queue, key=lambda waiting: (waiting is not queue[0], abs(waiting.length - first)))
+        del batch[self._max_batch :]
+        for waiting in batch:
+            queue.remove(waiting)
+        return batch
 
     def _run(self, batch: Sequence[Waiting], beam_size: int) -> list[list[int]]:
         exactly = [waiting.exactly for waiting in batch if waiting.exactly is not None]
@@ -130,19 +147,22 @@ def build(arguments: argparse.Namespace) -> FastAPI:
     async def ready() -> dict[str, str]:
         return {"status": "ready"}
 
-    @app.get("/stats")
-    async def stats() -> dict[str, float]:
+    @app.get("/metrics")
+    async def figures() -> PlainTextResponse:
         batcher = state["batcher"]
-        return {
-            "rows_a_batch": batcher.sentences / max(1, batcher.batches),
-            "padding_share": 1 - batcher.tokens / max(1, batcher.padded),
-        }
+        return PlainTextResponse(
+            f"peer_source_tokens_total {batcher.tokens}\npeer_padded_tokens_total {batcher.padded}\n"
+            f"peer_batches_total {batcher.batches}\npeer_sentences_total {batcher.sentences}\n"
+        )
 
     @app.post("/v1/translate")
     async def translate(body: Body) -> dict[str, list[dict[str, str]]]:
-        ids = [arguments.language, *tokenizer.encode(body.text), end]
-        found = await state["batcher"].translate([str(each) for each in ids], body.beam_size, body.max_tokens)
-        return {"translations": [{"text": tokenizer.decode(found)}]}
+        texts = [body.text] if isinstance(body.text, str) else body.text
+        read = ([arguments.language, *tokenizer.encode(text), end] for text in texts)
+        found = await asyncio.gather(
+            *(state["batcher"].translate(list(map(str, ids)), body.beam_size, body.max_tokens) for ids in read)
+        )
+        return {"translations": [{"text": tokenizer.decode(each)} for each in found]}
 
     return app
 

@@ -24,14 +24,14 @@ SLOWEST = 10.0
 def point(measured: Point) -> dict[str, Any]:
     """A point for JSON: milliseconds, None for what never came."""
     latency = measured.latency
-    times = {name: getattr(latency, name) for name in ("p50", "p90", "p99")}
     return {
         "rate": round(measured.rate, 2) if math.isfinite(measured.rate) else None,
         "requests": latency.requests,
-        **{f"{name}_ms": round(1000 * value, 1) if math.isfinite(value) else None for name, value in times.items()},
+        **latency.milliseconds(),
         "shed_share": round(latency.shed / latency.requests, 4),
         "failures": latency.failed,
         "tokens_per_second": round(measured.tokens_per_second, 1),
+        "padding_share": round(measured.padding_share, 4),
         "cores": round(measured.cores, 2),
         "memory_bytes": measured.memory_bytes,
     }
@@ -40,7 +40,7 @@ def point(measured: Point) -> dict[str, Any]:
 def show(console: Console, title: str, curves: Mapping[str, Sequence[Point]]) -> None:
     """Print what every service did at every rate."""
     table = Table("rate", "service", title=title, title_justify="left")
-    for name in ("p50 ms", "p90 ms", "p99 ms", "refused", "failed", "tokens/s", "cores", "MiB"):
+    for name in ("p50 ms", "p90 ms", "p99 ms", "refused", "failed", "tokens/s", "padding", "cores", "MiB"):
         table.add_column(name, justify="right")
     rows = sorted((measured.rate, name, measured) for name, curve in curves.items() for measured in curve)
     before = None
@@ -55,6 +55,7 @@ def show(console: Console, title: str, curves: Mapping[str, Sequence[Point]]) ->
             f"{latency.shed / latency.requests:.1%}",
             str(latency.failed),
             f"{measured.tokens_per_second:,.0f}",
+            f"{measured.padding_share:.1%}",
             f"{measured.cores:.2f}",
             f"{measured.memory_bytes / 2**20:,.0f}",
         )

@@ -6,35 +6,47 @@ from gevent import monkey
 monkey.patch_all()
 
 import argparse
+import hashlib
 import itertools
 import json
-import os
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from loadtest.arrivals import arrivals
 from loadtest.compare.climb import following, highest
-from loadtest.compare.measure import at_once, at_rate
+from loadtest.compare.contestants import cores, ours, peer, sweep
+from loadtest.compare.measure import beside_bulk, measure, one_by_one
 from loadtest.compare.models import BASE, DESCRIPTION, SHIPPED, Model
 from loadtest.compare.point import Point
 from loadtest.compare.report import JSON, PLOT, point, show, write
 from loadtest.payloads import SENTENCES
-from loadtest.servers import Server, StartFailed, end_on_sigterm, running
+from loadtest.request import Request
+from loadtest.servers import Server, StartFailed, end_on_sigterm
 
 console = Console(stderr=True, highlight=False)
 LIMITS = {"1s": 1.0, "250ms": 0.25}
 """Of the p99, in seconds."""
 FIRST_SHARE = 0.5
 """Of the requests a second that a service answers when all come at once: the first rate."""
-OURS, PEER = "dragoman", "fastapi+ctranslate2"
+MIX_SHARE = 0.5
+"""Of the highest rate with a p99 under one second: what comes while somebody sends long lists."""
+WARM_UP = 32
+"""Requests that come at once, before a service is measured."""
+AT_ONCE = 192
+"""Requests that come at once: how much a service does at most."""
+ALONE = 100
+"""Requests that come one by one: how fast it is at best."""
+LEAST_REQUESTS = 300
+"""In a measurement of a rate: three of them are above its p99."""
+OURS, PER_CORE, PEER = "dragoman", "dragoman, a replica a core", "fastapi+ctranslate2"
 
 
 @dataclass(frozen=True)
@@ -51,27 +63,21 @@ class Scenario:
 SCENARIOS = (Scenario(BASE, 1), Scenario(BASE, 4), Scenario(SHIPPED, 1))
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How CTranslate2 is run behind FastAPI."""
-
-    inter_threads: int
-    intra_threads: int
-    max_batch: int
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the command with ``arguments``; the exit status is 0 when everything was measured."""
     options = _parse(arguments)
     end_on_sigterm()
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        found = [_scenario(scenario, options) for scenario in SCENARIOS if str(scenario) in options.scenarios]
+        document: dict[str, Any] = {"machine": _machine(), "scenarios": []}
+        panels: dict[str, Mapping[str, Sequence[Point]]] = {}
+        for scenario in (each for each in SCENARIOS if str(each) in options.scenarios):
+            found, panels[str(scenario)] = _scenario(scenario, options)
+            document["scenarios"].append(found)
+            write(options.output, document, panels)  # what is known is not lost with what comes after it
     except (StartFailed, OSError, ValueError, subprocess.CalledProcessError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
-    document: dict[str, Any] = {"machine": _machine(), "scenarios": [each for each, _ in found]}
-    write(options.output, document, {each["scenario"]: curves for each, curves in found})
     console.print(f"written: {options.output / JSON}, {options.output / PLOT}", markup=False)
     print(json.dumps(document))
     return 0
@@ -91,56 +97,104 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Point]]]:
     """Figures of ``scenario`` for JSON, and the curves themselves."""
     model = _model(scenario.model, options.output / "models", options.data)
-    setting, sweep = _sweep(model, scenario.beam_size, options.seed)
-    curves: dict[str, list[Point]] = {OURS: [], PEER: []}
-    with ExitStack() as stack:
-        servers = {OURS: stack.enter_context(_ours(model)), PEER: stack.enter_context(_peer(model, setting))}
-        most = {name: _warm(server, model, scenario.beam_size, options.seed) for name, server in servers.items()}
-        mean = sum(line.tokens for line in model.lines) / len(model.lines)
-        first = {name: FIRST_SHARE * each.tokens_per_second / mean for name, each in most.items()}
-        for number in itertools.count():
-            due = {name: rate for name, curve in curves.items() if (rate := _following(curve, first[name])) is not None}
-            if not due:
-                break
-            for name, rate in due.items():
-                with console.status(f"{scenario}: {name}, {rate:.1f} requests a second"):
-                    measured = at_rate(
-                        servers[name], model, scenario.beam_size, rate, options.seconds, options.seed + number
-                    )
-                curves[name].append(measured)
-                p99 = 1000 * measured.latency.p99
-                console.print(f"{scenario}: {name}, {rate:.1f}/s: p99 {p99:,.0f} ms", markup=False)
+    beam_size, seed = scenario.beam_size, options.seed
+    with console.status(f"{scenario}: how fast the engine is without a server"):
+        at_once = model.requests(beam_size, [0.0] * AT_ONCE, seed + 1)
+        offline = _offline(model, at_once)
+    console.print(f"{scenario}: without a server {offline:,.0f} tokens/s")
+    setting, sweep_ = sweep(
+        model, beam_size, seed, lambda tried: console.print(f"{scenario}: peer {tried}", markup=False, soft_wrap=True)
+    )
+    console.print(f"{scenario}: the peer with {setting}", markup=False, soft_wrap=True)
+    services = {
+        OURS: lambda: ours(model),
+        PER_CORE: lambda: ours(model, cores(), 1),
+        PEER: lambda: peer(model, setting),
+    }
+
+    @contextmanager
+    def warm(name: str, what: str) -> Iterator[Server]:
+        """The service, and no other beside it: those that only wait take a part of the machine too."""
+        with console.status(f"{scenario}: {name}, {what}"), services[name]() as server:
+            measure(server, model.requests(beam_size, [0.0] * WARM_UP, seed))
+            yield server
+
+    saturated, alone, mixes = {}, {}, {}
+    curves: dict[str, list[Point]] = {name: [] for name in services}
+    for name in services:
+        with warm(name, "all at once, and one by one") as server:
+            saturated[name], alone[name] = measure(server, at_once), one_by_one(server, at_once[:ALONE])
+        _say(scenario, name, "all at once", saturated[name])
+        _say(scenario, name, "one by one", alone[name])
+        if not saturated[name].tokens_per_second:
+            raise ValueError(f"{name} answered nothing when {AT_ONCE} requests came at once")
+    first = {name: FIRST_SHARE * found.tokens_per_second / model.mean_tokens for name, found in saturated.items()}
+    for number in itertools.count():
+        due = {name: _following(curve, alone[name], first[name]) for name, curve in curves.items()}
+        for name, rate in ((name, rate) for name, rate in due.items() if rate is not None):
+            times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), seed + number)
+            with warm(name, f"{rate:.1f} requests a second") as server:
+                curves[name].append(measure(server, model.requests(beam_size, times, seed + number), rate))
+            _say(scenario, name, f"{rate:.1f}/s", curves[name][-1])
+        if not any(due.values()):
+            break
+    for name in services:
+        rate = MIX_SHARE * (highest(_p99(curves[name]), LIMITS["1s"]) or first[name])
+        with warm(name, f"{rate:.1f} requests a second beside a bulk job") as server:
+            mixes[name] = _mix(server, model, rate, options)
+        console.print(f"{scenario}: {name}, beside a bulk job: {mixes[name]}", markup=False, soft_wrap=True)
     show(console, str(scenario), curves)
     return {
         "scenario": str(scenario),
         "model": scenario.model,
-        "beam_size": scenario.beam_size,
+        "beam_size": beam_size,
+        "offline_tokens_per_second": round(offline, 1),
         "servers": {
             name: {
                 "curve": [point(measured) for measured in sorted(curve)],
                 **{f"highest_rate_p99_{limit}": highest(_p99(curve), LIMITS[limit]) for limit in LIMITS},
-                "saturated": point(most[name]),
+                "saturated": point(saturated[name]),
+                "alone": point(alone[name]),
+                "beside_bulk": mixes[name],
             }
             for name, curve in curves.items()
         },
         "peer_setting": asdict(setting),
-        "peer_sweep": sweep,
+        "peer_sweep": sweep_,
     }, curves
+
+
+def _mix(server: Server, model: Model, rate: float, options: argparse.Namespace) -> dict[str, float | None]:
+    """p99 of greedy requests at ``rate``, with and without somebody who sends long lists."""
+    times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), options.seed)
+    requests = model.requests(1, times, options.seed)
+    without = measure(server, requests, rate).latency.milliseconds()["p99_ms"]
+    beside = beside_bulk(server, requests, model.bulk(options.seed)).milliseconds()["p99_ms"]
+    return {"rate": round(rate, 2), "without_p99_ms": without, "p99_ms": beside}
+
+
+def _say(scenario: Scenario, name: str, what: str, found: Point) -> None:
+    p99 = f"p99 {1000 * found.latency.p99:,.0f} ms"
+    said = f"{scenario}: {name}, {what}: {p99}, {found.tokens_per_second:,.0f} tokens/s"
+    console.print(said, markup=False, soft_wrap=True)
 
 
 def _p99(curve: Sequence[Point]) -> dict[float, float]:
     return {measured.rate: measured.latency.p99 for measured in curve}
 
 
-def _following(curve: Sequence[Point], first: float) -> float | None:
-    """The rate to measure next, until the highest is known for every limit."""
-    rates = (following(_p99(curve), limit, first) for limit in LIMITS.values())
+def _following(curve: Sequence[Point], alone: Point, first: float) -> float | None:
+    """The rate to measure next, until the highest is known for every limit that holds when nobody else is there."""
+    limits = [limit for limit in LIMITS.values() if alone.latency.p99 < limit]
+    if not limits:
+        return None if curve else first
+    rates = (following(_p99(curve), limit, first) for limit in limits)
     return next((rate for rate in rates if rate is not None), None)
 
 
 def _model(name: str, folder: Path, data: Path) -> Model:
     """The model ``name``, written if it is not there yet for these sentences."""
-    place = folder / f"{name}-{data.stem}"
+    place = folder / f"{name}-{hashlib.sha256(data.read_bytes()).hexdigest()[:12]}"
     if not (place / DESCRIPTION).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -153,49 +207,11 @@ def _model(name: str, folder: Path, data: Path) -> Model:
     return Model.load(place)
 
 
-def _sweep(model: Model, beam_size: int, seed: int) -> tuple[Setting, list[dict[str, Any]]]:
-    """The peer's setting that answers most tokens a second when everything comes at once; and all that were tried."""
-    cores = len(os.sched_getaffinity(0))
-    threads = dict.fromkeys([(1, cores), (cores, 1)])
-    tried: list[tuple[float, Setting]] = []
-    for (inter, intra), batch in itertools.product(threads, (1, 4, 8, 16, 32, 64)):
-        setting = Setting(inter, intra, batch)
-        with console.status(f"{model.name}: sweep of the peer, {setting}"), _peer(model, setting) as server:
-            at_once(server, model, beam_size, 8, seed)
-            tried.append((at_once(server, model, beam_size, 96, seed).tokens_per_second, setting))
-    best = max(tried, key=lambda each: each[0])[1]
-    return best, [{**asdict(setting), "tokens_per_second": round(speed, 1)} for speed, setting in tried]
-
-
-def _warm(server: Server, model: Model, beam_size: int, seed: int) -> Point:
-    """Take ``server`` through a first load, and then measure how much it does when everything comes at once."""
-    at_once(server, model, beam_size, 32, seed)
-    return at_once(server, model, beam_size, 192, seed + 1)
-
-
-@contextmanager
-def _ours(model: Model) -> Iterator[Server]:
-    port = _free_port()
-    command = [sys.executable, "-m", "serving.cli", "serve", "--port", str(port), "--bundle", str(model.bundle)]
-    with running(command, f"http://127.0.0.1:{port}") as server:
-        yield server
-
-
-@contextmanager
-def _peer(model: Model, setting: Setting) -> Iterator[Server]:
-    port = _free_port()
-    command = [sys.executable, "-m", "loadtest.compare.peer", "--port", str(port)]
-    command += ["--model", str(model.peer), "--tokenizer", str(model.tokenizer), "--language", str(model.language)]
-    for name, value in asdict(setting).items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    with running(command, f"http://127.0.0.1:{port}") as server:
-        yield server
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _offline(model: Model, requests: Sequence[Request]) -> float:
+    """Target tokens a second of this engine in a process of its own, given all of ``requests`` at once."""
+    command = [sys.executable, "-m", "loadtest.compare.offline", str(model.bundle)]
+    bodies = json.dumps([request.body for request in requests])
+    return float(subprocess.run(command, input=bodies, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def _machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The service's own dialect: /v1/translate, /v1/encode, /v1/attention, /v1/models, /healthz, /readyz."""
+"""The service's own dialect: /v1/translate, /v1/encode, /v1/attention, /v1/models, /healthz, /readyz, /metrics."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from model.tokenizer import Tokenizer
+from serving import metrics
 from serving.api import http
 from serving.errors import NotReady
 from serving.pipeline import Pipeline
@@ -127,6 +128,10 @@ def build(pipeline: Pipeline) -> FastAPI:
     async def ready() -> Response:
         # A replica takes no request before every graph has run once.
         return _health(pipeline, "ready")
+
+    @app.get("/metrics")
+    async def figures() -> Response:
+        return Response(metrics.exposition(pipeline.engine), media_type=metrics.CONTENT_TYPE)
 
     return app
 

@@ -24,18 +24,20 @@ def documents(name: str) -> Any:
 
 def serve_configs() -> dict[str, Any]:
     return {
-        "serve.yaml": documents("serve.yaml"),
+        "laptop.yaml": documents("laptop.yaml"),
+        "server.yaml": documents("server.yaml"),
         "rayservice.yaml": yaml.safe_load(documents("rayservice.yaml")["spec"]["serveConfigV2"]),
     }
 
 
-@pytest.mark.parametrize("name", ["serve.yaml", "rayservice.yaml"])
+@pytest.mark.parametrize("name", ["laptop.yaml", "server.yaml", "rayservice.yaml"])
 def test_serve_configs_fit_rays_schema_and_our_settings(name: str) -> None:
     config = ServeDeploySchema.model_validate(serve_configs()[name])
     [declared] = config.applications
     assert declared.import_path == "serving.deployment:application"
-    Settings(**declared.args)
+    settings = Settings(**declared.args)
     assert application(declared.args)
+    assert (serve_configs()[name]["proxy_location"] == "Disabled") == (settings.ingress == "direct")
 
 
 def test_the_workers_can_hold_the_replicas() -> None:
@@ -63,15 +65,16 @@ def test_the_image_has_the_tested_ray_and_no_torch() -> None:
         assert f"COPY {folder} ./{folder}" in dockerfile
 
 
-def test_serve_run_accepts_the_config_file(tmp_path: Path) -> None:
-    config = serve_configs()["serve.yaml"]
+@pytest.mark.parametrize("name", ["laptop.yaml", "server.yaml"])
+def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
+    config = serve_configs()[name]
     port = free_port()
-    config["http_options"]["port"] = port
-    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    config["applications"][0]["args"] |= {"port": port, "cpus": 1}
+    (tmp_path / name).write_text(yaml.safe_dump(config))
     command = [
         str(Path(sys.executable).with_name("serve")),
         "run",
-        str(tmp_path / "serve.yaml"),
+        str(tmp_path / name),
         "--app-dir",
         str(ROOT),
     ]

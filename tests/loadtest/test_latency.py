@@ -19,3 +19,8 @@ def test_whoever_is_refused_or_gets_no_answer_waits_for_ever() -> None:
     assert (found.requests, found.shed, found.failed) == (100, 2, 3)
     assert (found.p50, found.p90) == (0.1, 0.1)
     assert found.p99 == math.inf
+
+
+def test_milliseconds_are_rounded_and_what_never_came_is_none() -> None:
+    found = Latency(100, 0, 5, 0.01234, 0.25, math.inf).milliseconds()
+    assert found == {"p50_ms": 12.3, "p90_ms": 250.0, "p99_ms": None}

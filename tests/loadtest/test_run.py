@@ -3,15 +3,13 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from loadtest.arrivals import arrivals
-from tests.service import free_port
+from tests.loadtest.stub import Stub, served
 
 
 def loadtest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -69,34 +67,18 @@ def test_another_service_on_the_port_is_not_measured_by_mistake(service: str, tm
     assert "name another with --port, or the service there with --url" in done.stderr
 
 
-class Failing(BaseHTTPRequestHandler):
+class Failing(Stub):
     """A service that is ready and answers every question with 500."""
 
-    def do_GET(self) -> None:
-        self._answer(200)
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(500)
-
-    def _answer(self, status: int) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+    def post(self) -> None:
+        self.body()
+        self.answer(500)
 
 
 @pytest.fixture
 def failing() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", free_port()), Failing)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(Failing) as url:
+        yield url
 
 
 def test_failures_make_the_exit_status(failing: str, tmp_path: Path) -> None:
@@ -105,6 +87,14 @@ def test_failures_make_the_exit_status(failing: str, tmp_path: Path) -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["failures"] == figures["requests"] > 0
     assert "500" in done.stderr
+
+
+def test_a_rate_at_which_nobody_comes_is_over_at_once_and_no_success(tmp_path: Path) -> None:
+    with served(Stub) as url:
+        done = loadtest(tmp_path, "--url", url, "--rate", "0.0001", "--seconds", "1")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["requests"] == 0
 
 
 @pytest.mark.parametrize(

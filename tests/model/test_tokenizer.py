@@ -71,6 +71,19 @@ def test_a_source_opens_with_its_language_and_ends(tiny_tokenizer: Tokenizer, la
     assert ids[1:] == tiny_tokenizer.target("See you tomorrow.")
 
 
+@given(st.lists(TEXT, max_size=8), st.sampled_from(LANGUAGES))
+def test_many_sources_at_once_are_those_of_one_after_another(
+    tiny_tokenizer: Tokenizer, texts: list[str], language: str
+) -> None:
+    expected = [tiny_tokenizer.source(text, language) for text in texts]
+    assert tiny_tokenizer.sources(texts, language) == expected
+
+
+def test_every_sentence_is_the_same_source_alone_and_among_all(tiny_tokenizer: Tokenizer, sentences: list[str]) -> None:
+    texts = [*sentences, "", " ", "nul \0 inside", "e\u0301", "a▁b", "<2de> </s>"]
+    assert tiny_tokenizer.sources(texts, "de") == [tiny_tokenizer.source(text, "de") for text in texts]
+
+
 def test_each_language_has_its_own_token(tiny_tokenizer: Tokenizer) -> None:
     assert len({PADDING, UNKNOWN, START, END, *map(tiny_tokenizer.language_id, LANGUAGES)}) == 4 + len(LANGUAGES)
 
@@ -79,6 +92,8 @@ def test_each_language_has_its_own_token(tiny_tokenizer: Tokenizer) -> None:
 def test_an_unknown_language_is_a_key_error(tiny_tokenizer: Tokenizer, language: str) -> None:
     with pytest.raises(KeyError):
         tiny_tokenizer.source("text", language)
+    with pytest.raises(KeyError):
+        tiny_tokenizer.sources([], language)
 
 
 def test_special_tokens_vanish_when_decoded(tiny_tokenizer: Tokenizer) -> None:

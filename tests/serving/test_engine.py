@@ -19,7 +19,7 @@ from model import search as oracle
 from model.tokenizer import END, START, Tokenizer
 from model.transformer import Transformer
 from serving.decoding import Decoding, Sampling
-from serving.engine import ENCODE_CHUNK, Engine, _chunks
+from serving.engine import ENCODE_CHUNK, RUN_TOKENS, Engine, _chunks
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
 from serving.job import Job, Translated, encoding, inspection, translation
 from serving.runtime import ALIGNMENT
@@ -201,11 +201,16 @@ def test_chunks_hold_every_job_once_and_little_padding(lengths: list[int], order
     assert {id(job) for chunk in chunks for job in chunk} == {id(job) for job in jobs}
     assert sum(map(len, chunks)) == len(jobs)
 
-    def padded(chunk: list[Job]) -> int:
-        return -(-max(job.source_tokens for job in chunk) // ALIGNMENT) * ALIGNMENT * len(chunk)
+    def width(job: Job) -> int:
+        return -(-job.source_tokens // ALIGNMENT) * ALIGNMENT
 
-    assert all(len(chunk) == 1 or padded(chunk) <= ENCODE_CHUNK for chunk in chunks)
-    assert all(padded([*chunk, after[0]]) > ENCODE_CHUNK for chunk, after in itertools.pairwise(chunks))
+    assert all(len(chunk) == 1 or len(chunk) * width(chunk[-1]) <= ENCODE_CHUNK for chunk in chunks)
+    for chunk in chunks:
+        for index, (job, longer) in enumerate(itertools.pairwise(chunk), 1):
+            assert index * (width(longer) - width(job)) <= RUN_TOKENS, "so much padding costs more than a run"
+    for chunk, (longer, *_) in itertools.pairwise(chunks):
+        padding = len(chunk) * (width(longer) - width(chunk[-1]))
+        assert padding > RUN_TOKENS or (len(chunk) + 1) * width(longer) > ENCODE_CHUNK, "a run for nothing"
 
 
 @pytest.mark.parametrize("lanes", [2, 3, 8])
@@ -235,6 +240,35 @@ def test_a_list_leaves_room_for_those_who_come_after_it(make: Callable[..., Engi
     held.release()
     for job in many:
         job.future.result(timeout=60)
+
+
+def test_the_load_is_what_is_decoded_and_what_waits_wherever_it_waits(
+    make: Callable[..., Engine], sources: list[list[int]]
+) -> None:
+    engine = make(rows=4)
+    held = Held(engine)
+    assert (engine.rows_in_use, engine.load) == (0, 0)
+    decoding = Decoding(3, min_tokens=3)
+    engine.submit([translation(source, decoding, soon()) for source in sources[:7]])
+    held.next()
+    assert (engine.rows_in_use, engine.load) == (4, 7 / 4)
+    # The engine takes no turn now: these have come, and are not in its queue yet.
+    late = [translation(sources[8], Decoding(2, beam_size=3), soon()), encoding(sources[9], soon())]
+    engine.submit(late)
+    assert (engine.rows_in_use, engine.load) == (4, 10 / 4)
+    held.let_go()
+    held.next()
+    assert engine.load == 10 / 4
+    engine.cancel(late)
+    held.let_go()
+    held.next()
+    assert engine.load == 7 / 4
+    held.release()
+    run(engine, greedy(sources[:1], 1))
+    deadline = time.monotonic() + 10
+    while engine.load and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert (engine.rows_in_use, engine.load) == (0, 0)
 
 
 # Whoever is not wanted any more.

@@ -16,6 +16,7 @@ from serving.pipeline import Pipeline
 from serving.settings import Settings
 from serving.streaming import Delta
 from serving.translation import Translation
+from tests.serving.engines import Held, greedy
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,23 @@ def test_a_full_queue_is_the_clients_to_know(tiny_bundle: Path) -> None:
     refused = [answer for answer in answers if isinstance(answer, Exception)]
     assert 1 <= len(refused) < len(answers)
     assert all(isinstance(answer, QueueFull) for answer in refused)
+
+
+def test_what_cannot_fit_the_queue_is_refused_before_it_is_read(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1, rows=1, queue_tokens=1000))
+    held = Held(pipeline.engine)
+    try:
+        pipeline.engine.submit(greedy([[9] * 50] * 10, 50))
+        held.next()
+        assert pipeline.engine.waiting_tokens == 900
+        monkeypatch.setattr(pipeline.tokenizer, "sources", None)
+        with pytest.raises(QueueFull):
+            translated(pipeline, ["Hello there. " * 200])
+    finally:
+        held.release()
+        pipeline.close()
 
 
 def ids(pipeline: Pipeline, text: str) -> torch.Tensor:

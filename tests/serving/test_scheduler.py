@@ -475,9 +475,10 @@ def test_clearing_gives_back_every_job_whatever_its_stage() -> None:
     assert scheduler.admit(0.0) == [encoding]
     assert len(scheduler) == 5
     assert scheduler.waiting_tokens == sum(job.cost for job in waiting)
+    assert scheduler.waiting_rows == len(waiting)
     assert len(left := scheduler.clear()) == 5
     assert {*left} == {running, encoding, *waiting}
-    assert len(scheduler) == scheduler.waiting_tokens == 0
+    assert len(scheduler) == scheduler.waiting_tokens == scheduler.waiting_rows == 0
     assert scheduler.admit(0.0) == scheduler.running == scheduler.encoding == []
 
 
@@ -583,6 +584,7 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(
         assert not unwanted - set(gone) - set(served)
         waiting = [job for job in jobs if job not in admitted and job not in gone]
         assert scheduler.waiting_tokens == sum(job.cost for job in waiting)
+        assert scheduler.waiting_rows == sum(job.rows for job in waiting)
         present = {*jobs} - {*served} - {*gone}
         assert len(scheduler) == len(present)
 
@@ -609,6 +611,7 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(
         new_owners = list(dict.fromkeys(owners[job] for job in new))
         admitted += batch
         left_waiting = [job for job in waiting if job not in batch]
+        assert scheduler.waiting_rows == sum(job.rows for job in left_waiting)
         known = {owners[job] for job in admitted}
         never = {owners[job] for job in left_waiting} - known
         assert new_owners == sorted(new_owners), "not in order of arrival"
@@ -651,7 +654,7 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(
     assert {*served, *gone} == set(jobs)
     assert not {*served} & {*gone}
     assert all(steps[job] == jobs[job].steps for job in served if job.rows)
-    assert not scheduler.waiting_tokens
+    assert scheduler.waiting_tokens == scheduler.waiting_rows == 0
 
 
 def test_a_job_that_is_cancelled_while_the_queue_is_looked_through_is_not_lost() -> None:

@@ -31,11 +31,35 @@ def test_unknown_names_are_refused_wherever_they_stand(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("port", 0), ("rows", 0), ("timeout", -1), ("max_beam", 0), ("max_characters", 10**9)]
+    ("name", "value"),
+    [
+        ("port", 0),
+        ("rows", 0),
+        ("timeout", -1),
+        ("max_beam", 0),
+        ("max_characters", 10**9),
+        ("ingress", "none"),
+        ("target_load", 0),
+        ("target_load", 1.1),
+    ],
 )
-def test_senseless_values_are_refused(name: str, value: int) -> None:
+def test_senseless_values_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         Settings(**{name: value})
+
+
+def test_cores_are_shared_among_as_many_replicas_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.settings._cores", lambda: 12)
+    assert (Settings().max_replicas, Settings().cpus) == (1, 12)
+    assert (Settings(replicas=3).max_replicas, Settings(replicas=3).cpus) == (3, 4)
+    assert Settings(replicas=2, max_replicas=6).cpus == 2
+    assert Settings(replicas=2, max_replicas=100).cpus == 1
+    assert Settings(max_replicas=6, cpus=5).cpus == 5
+
+
+def test_more_replicas_at_least_than_at_most_is_refused() -> None:
+    with pytest.raises(ValidationError, match="max_replicas 1 is less than replicas 2"):
+        Settings(replicas=2, max_replicas=1)
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.compare.climb import LEAST, MOST, PRECISION, following, highest
+from loadtest.compare.climb import LEAST, MOST, PRECISION, STEP, following, highest
 
 
 def climb(p99: Callable[[float], float], limit: float, first: float) -> dict[float, float]:
@@ -18,7 +18,7 @@ def climb(p99: Callable[[float], float], limit: float, first: float) -> dict[flo
     return found
 
 
-@given(capacity=st.floats(0.1, 2000), first=st.floats(0.5, 500))
+@given(capacity=st.floats(LEAST * STEP, 2000), first=st.floats(LEAST / 2, 500))
 def test_the_highest_rate_that_holds_is_found_to_a_tenth(capacity: float, first: float) -> None:
     found = climb(lambda rate: 0.1 if rate < capacity else 5.0, 1.0, first)
     best = highest(found, 1.0)

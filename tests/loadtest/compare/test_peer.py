@@ -62,9 +62,9 @@ def test_it_answers_side_by_side_what_the_translator_says_alone(
         [result] = translator.translate_batch([read], beam_size=beam_size, max_decoding_length=2 * len(read) + 10)
         alone.append(shipped.tokenizer.decode([int(piece) for piece in result.hypotheses[0]]))
     assert sum(one == other for one, other in zip(found, alone, strict=True)) >= 18
-    stats = fetch(f"{peer}/stats").json
-    assert stats["rows_a_batch"] > 1
-    assert 0 < stats["padding_share"] < 1
+    figures = dict(line.split() for line in fetch(f"{peer}/metrics").content.decode().splitlines())
+    assert 0 < float(figures["peer_batches_total"]) < float(figures["peer_sentences_total"])
+    assert 0 < float(figures["peer_source_tokens_total"]) < float(figures["peer_padded_tokens_total"])
 
 
 def test_each_sentence_of_a_batch_has_the_length_it_asked_for(

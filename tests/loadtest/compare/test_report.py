@@ -13,7 +13,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def measured(rate: float, p99: float = 0.3, shed: int = 0) -> Point:
-    return Point(rate, Latency(200, shed, 1, 0.05, 0.1, p99), 345.678, 1.234, 7 << 20)
+    return Point(rate, Latency(200, shed, 1, 0.05, 0.1, p99), 345.678, 0.12345, 1.234, 7 << 20)
 
 
 def test_a_point_is_in_milliseconds_and_what_never_came_is_null() -> None:
@@ -27,6 +27,7 @@ def test_a_point_is_in_milliseconds_and_what_never_came_is_null() -> None:
         "shed_share": 0.25,
         "failures": 1,
         "tokens_per_second": 345.7,
+        "padding_share": 0.1235,
         "cores": 1.23,
         "memory_bytes": 7 << 20,
     }
@@ -40,6 +41,7 @@ def test_the_table_has_each_rate_once_and_a_line_for_each_service() -> None:
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     assert [row[:2] for row in cells] == [["10.0", "ours"], ["", "peer"], ["20.0", "ours"]]
     assert [row[4] for row in cells] == ["300", "2,500", "300"]
+    assert {tuple(row[7:]) for row in cells} == {("346", "12.3%", "1.23", "7")}
 
 
 def test_the_plot_has_a_panel_a_scenario_and_two_lines_a_service_all_within_it() -> None:

@@ -1,0 +1,99 @@
+"""The two services that are compared, as processes; and how the other one is best run."""
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from loadtest.arrivals import arrivals
+from loadtest.compare.measure import ASKED, measure
+from loadtest.compare.models import Model
+from loadtest.figures import figures
+from loadtest.request import Request
+from loadtest.servers import Server, dragoman, free_port, running
+
+BATCHES = (1, 4, 8, 16, 32)
+WAITS = (0.0, 0.01)
+FINALISTS = 2
+SWEEP_REQUESTS = 96
+BUSY = 0.5
+"""Of what the fastest setting does at most: the load under which the finalists' latency is compared."""
+
+
+def cores() -> int:
+    """That may be used."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How CTranslate2 is run behind FastAPI; see `loadtest.compare.peer`."""
+
+    inter_threads: int
+    intra_threads: int
+    max_batch: int
+    wait: float = 0.0
+
+
+@contextmanager
+def ours(model: Model, replicas: int = 1, cpus: int | None = None) -> Iterator[Server]:
+    """This service with ``model``, each replica on as many cores, on all unless given."""
+    given = ["--replicas", str(replicas), "--cpus", str(cpus or cores())]
+    with dragoman(free_port(), "--bundle", str(model.bundle), *given) as server:
+        # The first replica that is ready says so for all.
+        while figures(server.url, ASKED)["rows"] < replicas * figures(server.url)["rows"]:
+            time.sleep(0.1)
+        yield server
+
+
+@contextmanager
+def peer(model: Model, setting: Setting) -> Iterator[Server]:
+    """FastAPI and CTranslate2 with ``model``."""
+    port = free_port()
+    command = [sys.executable, "-m", "loadtest.compare.peer", "--port", str(port)]
+    command += ["--model", str(model.peer), "--tokenizer", str(model.tokenizer), "--language", str(model.language)]
+    for name, value in asdict(setting).items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    with running(command, f"http://127.0.0.1:{port}") as server:
+        yield server
+
+
+def sweep(
+    model: Model, beam_size: int, seed: int, told: Callable[[dict[str, Any]], None]
+) -> tuple[Setting, list[dict[str, Any]]]:
+    """The peer's best setting, and all that were tried, each of which ``told`` is told.
+
+    First how many tokens a second it answers when everything comes at once, for all threads and batches. The fastest
+    are then compared, with and without waiting for a batch to fill, by their p99 under half the fastest's load.
+    """
+    tried: list[dict[str, Any]] = []
+
+    def answer(setting: Setting, requests: Sequence[Request], figure: str) -> float:
+        with peer(model, setting) as server:
+            measure(server, model.requests(beam_size, [0.0] * 8, seed))
+            found = measure(server, requests)
+        value = found.tokens_per_second if figure == "tokens_per_second" else 1000 * found.latency.p99
+        tried.append({**asdict(setting), figure: round(value, 1)})
+        told(tried[-1])
+        return value
+
+    at_once = model.requests(beam_size, [0.0] * SWEEP_REQUESTS, seed)
+    speeds = {
+        setting: answer(setting, at_once, "tokens_per_second")
+        for (inter, intra), batch in itertools.product(dict.fromkeys([(1, cores()), (cores(), 1)]), BATCHES)
+        for setting in [Setting(inter, intra, batch)]
+    }
+    finalists = sorted(speeds, key=lambda setting: -speeds[setting])[:FINALISTS]
+    if not speeds[finalists[0]]:
+        raise ValueError("FastAPI with CTranslate2 answers nothing")
+    rate = BUSY * speeds[finalists[0]] / model.mean_tokens
+    busy = model.requests(beam_size, arrivals("steady", rate, SWEEP_REQUESTS / rate, seed), seed)
+    slowest = {
+        setting: answer(setting, busy, "p99_ms")
+        for setting in (replace(finalist, wait=wait) for finalist in finalists for wait in WAITS)
+    }
+    return min(slowest, key=lambda setting: slowest[setting]), tried

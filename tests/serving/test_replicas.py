@@ -1,0 +1,145 @@
+"""Several replicas of the real service, each a process that listens on the service's port itself."""
+
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.service import fetch, free_port, running
+
+TEXT = "The file could not be opened."
+
+
+def command(port: int, bundle: Path, *arguments: str) -> list[str]:
+    given = ["--port", str(port), "--bundle", str(bundle), "--cpus", "1", *arguments]
+    return [sys.executable, "-m", "serving.cli", "serve", *given]
+
+
+def translate(port: int, text: str = TEXT, **options: object) -> int:
+    """The status of the answer, over a connection of its own; checks that it is one."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", "/v1/translate", json.dumps({"text": text} | options))
+        answer = connection.getresponse()
+        content = json.loads(answer.read())
+        assert answer.status != 200 or len(content["translations"]) == 1
+        return answer.status
+    finally:
+        connection.close()
+
+
+def seen(port: int, fresh_connections: int = 12) -> set[int]:
+    """The processes that answer."""
+    processes = set()
+    for _ in range(fresh_connections):
+        try:
+            written = fetch(f"http://127.0.0.1:{port}/metrics").content.decode()
+        except OSError:
+            continue
+        processes |= {
+            int(sample.labels["process"]) for each in text_string_to_metric_families(written) for sample in each.samples
+        }
+    return processes
+
+
+def within(seconds: float, met: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if met():
+            return True
+        time.sleep(0.3)
+    return False
+
+
+@contextmanager
+def clients(port: int, count: int, text: str = TEXT) -> Iterator[list[int | OSError]]:
+    """That many ask one thing after another; what came of it, statuses or failed connections."""
+    found: list[int | OSError] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                found.append(translate(port, text))
+            except (http.client.RemoteDisconnected, ConnectionError) as error:
+                found.append(error)
+
+    with ThreadPoolExecutor(count) as threads:
+        asking = [threads.submit(ask) for _ in range(count)]
+        try:
+            yield found
+        finally:
+            over.set()
+    for each in asking:
+        each.result()
+
+
+def test_a_replica_that_dies_costs_its_connections_only_and_a_stop_costs_nothing(tiny_bundle: Path) -> None:
+    port = free_port()
+    with running(command(port, tiny_bundle, "--replicas", "2", "--queue-tokens", "1000000"), port) as process:
+        # Ready is who has come first.
+        assert within(60, lambda: len(seen(port)) == 2)
+        both = seen(port)
+        victim = min(both)
+        with clients(port, 4) as found:
+            assert within(20, lambda: len(found) > 40)
+            os.kill(victim, signal.SIGKILL)
+            assert within(5, lambda: seen(port) == both - {victim})
+            gone = len(found)
+            assert within(20, lambda: len(found) > gone + 40)
+            assert within(60, lambda: len(seen(port)) == 2)
+        assert {each for each in found if isinstance(each, int)} == {200}
+        # What was under way in the one that died, and what came while the kernel closed its sockets.
+        assert set(found[gone:]) == {200}
+        assert gone - found[:gone].count(200) <= 12
+        assert victim not in seen(port)
+
+        with ThreadPoolExecutor(8) as threads:
+            late = [threads.submit(translate, port, "Hello there. " * 250, min_tokens=60) for _ in range(8)]
+            time.sleep(0.5)
+            assert not any(each.done() for each in late)
+            process.send_signal(signal.SIGTERM)
+            assert [each.result() for each in late] == [200] * 8
+        assert process.wait(60) == 0
+    with pytest.raises(OSError, match="refused"):
+        translate(port)
+
+
+def test_replicas_come_with_the_load_and_go_after_it(tiny_bundle: Path) -> None:
+    port = free_port()
+    scale = {
+        "replicas": 1,
+        "max-replicas": 2,
+        "scale-up-seconds": 2,
+        "scale-down-seconds": 5,
+        "target-load": 0.1,
+        "rows": 16,
+    }
+    arguments = [part for name, value in scale.items() for part in (f"--{name}", str(value))]
+    with running(command(port, tiny_bundle, *arguments), port):
+        assert len(seen(port)) == 1
+        with clients(port, 6, TEXT * 4) as found:
+            assert within(60, lambda: len(seen(port)) == 2)
+            first_answers = len(found)
+            assert within(30, lambda: len(found) > first_answers + 40)
+        with clients(port, 1) as trickle:
+            assert within(90, lambda: len(seen(port)) == 1)
+        assert set(found) == {200}
+        assert set(trickle) == {200}
+
+
+def test_with_serve_as_ingress_its_proxy_answers(tiny_bundle: Path) -> None:
+    port = free_port()
+    with running(command(port, tiny_bundle, "--ingress", "serve"), port):
+        assert translate(port) == 200
+        assert len(seen(port, 2)) == 1
