@@ -39,8 +39,10 @@ class Growth:
         return self.around(self.seconds[-1] - WINDOW, self.seconds[-1])
 
     @property
-    def share(self) -> float:
-        """By which memory has grown since the first minute; below 0 when it has shrunk."""
+    def share(self) -> float | None:
+        """By which memory has grown since the first minute, below 0 when it has shrunk; None when it is too early."""
+        if not self.seconds or self.seconds[-1] < WARM_SECONDS + 2 * WINDOW:
+            return None
         return self.at_the_end / self.after_the_first_minute - 1
 
 

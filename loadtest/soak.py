@@ -33,6 +33,8 @@ TIMEOUT = 5
 """Seconds the service may take for a request: some ask for more than it does in that time."""
 IMPATIENCE = 0.3
 """Seconds at most after which somebody who leaves has left."""
+ANSWERED = ("translate", "beam", "encode", "attention", "stream")
+"""Kinds of requests that are answered now and then however full the service is."""
 MOST_GROWTH = 0.02
 """Of memory, from after the first minute to the end."""
 BAD: list[tuple[str, str, bytes, int]] = [
@@ -116,7 +118,7 @@ class Soaker(FastHttpUser):
     def too_much(self) -> None:
         """More than can be done in time."""
         texts = self.random.choices(self.sentences, k=100)
-        self.post("too much", "/v1/translate", {"text": texts, "beam_size": 8}, 504)
+        self.post("too much", "/v1/translate", {"text": texts, "beam_size": 8}, 200, 504)
 
     @task(40)
     def bad(self) -> None:
@@ -132,10 +134,13 @@ class Soaker(FastHttpUser):
         body = json.dumps({"text": text, "stream": self.random.random() < 0.5}).encode()
         head = f"POST /v1/translate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         sent = (head + body)[: self.random.choice([len(head) // 2, len(head) + len(body) // 2, None])]
-        with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
-            connection.sendall(sent)
-            gevent.sleep(self.random.uniform(0, IMPATIENCE))
-        self.statuses["left"] += 1
+        try:
+            with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+                connection.sendall(sent)
+                gevent.sleep(self.random.uniform(0, IMPATIENCE))
+            self.statuses["left"] += 1
+        except OSError as error:
+            self.wrong[f"leave: {error}"] += 1
 
 
 def main(arguments: list[str]) -> int:
@@ -152,11 +157,12 @@ def main(arguments: list[str]) -> int:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
     (options.output / "soak.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    (options.output / "soak.svg").write_text(plot(growth), encoding="utf-8")
+    if growth.memory:
+        (options.output / "soak.svg").write_text(plot(growth), encoding="utf-8")
     _show(result)
     console.print(f"written: {options.output / 'soak.json'}, {options.output / 'soak.svg'}", markup=False)
     print(json.dumps(result))
-    return 0 if result["held"] else 1
+    return 1 if result["faults"] else 0
 
 
 def soak(server: Server, sentences: list[str], options: argparse.Namespace) -> tuple[dict[str, Any], Growth]:
@@ -166,12 +172,17 @@ def soak(server: Server, sentences: list[str], options: argparse.Namespace) -> t
     environment = Environment(user_classes=[user], host=server.url)
     runner = environment.create_local_runner()
     runner.start(options.users, spawn_rate=options.users)
-    growth, begin, rows = Growth(), time.monotonic(), 0.0
+    growth, begin, rows, full = Growth(), time.monotonic(), 0.0, 1.0
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{options.users} users, {options.seconds} s", total=options.seconds)
         while (now := time.monotonic() - begin) < options.seconds:
             progress.update(bar, completed=now)
-            rows = max(rows, figures(server.url)["rows_in_use"])
+            try:
+                found = figures(server.url)
+            except OSError as error:
+                user.wrong[f"figures: {error}"] += 1  # type: ignore[attr-defined]
+                break
+            rows, full = max(rows, found["rows_in_use"]), found["rows"]
             growth.add(now, server.usage().memory_bytes)
             gevent.sleep(1)
     environment.stop_timeout = 60
@@ -179,28 +190,48 @@ def soak(server: Server, sentences: list[str], options: argparse.Namespace) -> t
     runner.quit()
     left = _idle(server.url)
     total, wrong = environment.stats.total, dict(user.wrong)  # type: ignore[attr-defined]
+    statuses = dict(sorted(user.statuses.items()))  # type: ignore[attr-defined]
+    refused = [kind for kind in ANSWERED if f"{kind} 200" not in statuses]
+    share = growth.share
     result = {
         "users": options.users,
         "seconds": options.seconds,
         "requests": total.num_requests,
-        "statuses": dict(sorted(user.statuses.items())),  # type: ignore[attr-defined]
+        "statuses": statuses,
+        "never_answered": refused,
         "wrong": wrong,
+        "rows": int(full),
         "most_rows_in_use": int(rows),
         "rows_left": int(left["rows_in_use"]),
         "tokens_left": int(left["waiting_tokens"]),
-        "memory_after_the_first_minute": int(growth.after_the_first_minute),
-        "memory_at_the_end": int(growth.at_the_end),
-        "growth": round(growth.share, 4),
-        "held": not wrong and not left["rows_in_use"] and not left["waiting_tokens"] and growth.share <= MOST_GROWTH,
+        "memory_after_the_first_minute": int(growth.after_the_first_minute) if growth.memory else None,
+        "memory_at_the_end": int(growth.at_the_end) if growth.memory else None,
+        "growth": None if share is None else round(share, 4),
     }
-    return result, growth
+    return {**result, "faults": faults(result)}, growth
+
+
+def faults(result: dict[str, Any]) -> list[str]:
+    """What did not hold."""
+    found = [f"{count} × {said}" for said, count in result["wrong"].items()]
+    found += [f"no {kind} was ever answered" for kind in result["never_answered"]]
+    if result["most_rows_in_use"] < result["rows"]:
+        found.append(f"the service was not full: {result['most_rows_in_use']} of {result['rows']} rows in use at most")
+    if result["rows_left"] or result["tokens_left"]:
+        found.append(f"left when nobody waited: {result['rows_left']} rows, {result['tokens_left']} tokens")
+    if result["growth"] is not None and result["growth"] > MOST_GROWTH:
+        found.append(f"memory grew by {result['growth']:.1%}")
+    return found
 
 
 def _idle(url: str) -> dict[str, float]:
     """The service's figures when nothing is left to be done, or after a while in which that did not happen."""
     deadline = time.monotonic() + 2 * TIMEOUT
     while True:
-        found = figures(url)
+        try:
+            found = figures(url)
+        except OSError:  # it is dead, which has been said
+            return {"rows_in_use": 0.0, "waiting_tokens": 0.0}
         if not found["rows_in_use"] + found["waiting_tokens"] or time.monotonic() > deadline:
             return found
         gevent.sleep(0.1)
@@ -225,12 +256,15 @@ def _show(result: dict[str, Any]) -> None:
     for name, count in result["statuses"].items():
         table.add_row(name, f"{count:,}")
     console.print(table)
-    megabytes = [result[name] / 2**20 for name in ("memory_after_the_first_minute", "memory_at_the_end")]
-    console.print(f"memory {megabytes[0]:,.0f} MiB after the first minute, {megabytes[1]:,.0f} at the end")
+    if (begin := result["memory_after_the_first_minute"]) and (end := result["memory_at_the_end"]):
+        console.print(f"memory {begin / 2**20:,.0f} MiB after the first minute, {end / 2**20:,.0f} at the end")
     console.print(f"rows in use: {result['most_rows_in_use']} at most, {result['rows_left']} left at the end")
-    for said, count in result["wrong"].items():
-        console.print(f"{count} × {said}", markup=False)
-    console.print("held" if result["held"] else "did not hold", style="green" if result["held"] else "red")
+    if result["growth"] is None:
+        console.print("too short to say whether memory grows")
+    for fault in result["faults"]:
+        console.print(fault, style="red", markup=False, soft_wrap=True)
+    if not result["faults"]:
+        console.print("held", style="green")
 
 
 if __name__ == "__main__":

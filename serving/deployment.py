@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from export.bundle import Manifest, read_manifest
 from serving import autoscaling
 from serving.api import native
-from serving.ingress import Ingress, bound
+from serving.ingress import LEAVING_SECONDS, Ingress, bound
 from serving.pipeline import Pipeline
 from serving.runtime import check_device
 from serving.settings import Settings
@@ -100,7 +100,9 @@ def application(arguments: dict[str, Any]) -> serve.Application:
         max_ongoing_requests=10_000,
         max_queued_requests=-1,
         health_check_period_s=10,
-        graceful_shutdown_timeout_s=min(settings.timeout, 45),
+        # What has come is answered before a replica ends; under Serve's proxies, Serve itself waits for it.
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=settings.timeout + LEAVING_SECONDS + 5,
     )
     return deployment.bind(settings.model_dump(mode="json") | {"bundle": str(settings.bundle.resolve())})
 

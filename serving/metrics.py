@@ -1,6 +1,7 @@
 """An engine's figures in the text format of Prometheus."""
 
 import os
+import socket
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -28,14 +29,14 @@ class _Figures(Collector):
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        engine, work, process = self._engine, self._engine.work, [str(os.getpid())]
+        engine, work, process = self._engine, self._engine.work, [socket.gethostname(), str(os.getpid())]
         for name, said, value in (
             ("rows", "Hypotheses that can be decoded at one time", engine.rows),
             ("rows_in_use", "Hypotheses being decoded", engine.rows_in_use),
             ("queue_tokens", "Tokens that may wait", engine.queue_tokens),
             ("waiting_tokens", "Tokens of sentences that have not been encoded yet", engine.waiting_tokens),
         ):
-            gauge = GaugeMetricFamily(f"dragoman_{name}", said, labels=["process"])
+            gauge = GaugeMetricFamily(f"dragoman_{name}", said, labels=["host", "process"])
             gauge.add_metric(process, value)
             yield gauge
         for name, said, value in (
@@ -44,6 +45,6 @@ class _Figures(Collector):
             ("steps", "Decoding steps", work.steps),
             ("decoded_rows", "Rows in all decoding steps: over the steps, the rows of a step on average", work.rows),
         ):
-            counter = CounterMetricFamily(f"dragoman_{name}", said, labels=["process"])
+            counter = CounterMetricFamily(f"dragoman_{name}", said, labels=["host", "process"])
             counter.add_metric(process, value)
             yield counter

@@ -3,22 +3,20 @@
 import itertools
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from loadtest.arrivals import arrivals
-from loadtest.compare.measure import ASKED, measure
+from loadtest.compare.measure import measure
 from loadtest.compare.models import Model
 from loadtest.figures import figures
 from loadtest.request import Request
 from loadtest.servers import Server, dragoman, free_port, running
 
 BATCHES = (1, 4, 8, 16, 32)
-WAITS = (0.0, 0.01)
-FINALISTS = 2
+FINALISTS = 3
 SWEEP_REQUESTS = 96
 BUSY = 0.5
 """Of what the fastest setting does at most: the load under which the finalists' latency is compared."""
@@ -36,7 +34,6 @@ class Setting:
     inter_threads: int
     intra_threads: int
     max_batch: int
-    wait: float = 0.0
 
 
 @contextmanager
@@ -44,9 +41,8 @@ def ours(model: Model, replicas: int = 1, cpus: int | None = None) -> Iterator[S
     """This service with ``model``, each replica on as many cores, on all unless given."""
     given = ["--replicas", str(replicas), "--cpus", str(cpus or cores())]
     with dragoman(free_port(), "--bundle", str(model.bundle), *given) as server:
-        # The first replica that is ready says so for all.
-        while figures(server.url, ASKED)["rows"] < replicas * figures(server.url)["rows"]:
-            time.sleep(0.1)
+        server = replace(server, replicas=replicas)
+        figures(server.url, replicas)  # the first replica that is ready says so for all: this waits for the last
         yield server
 
 
@@ -68,7 +64,7 @@ def sweep(
     """The peer's best setting, and all that were tried, each of which ``told`` is told.
 
     First how many tokens a second it answers when everything comes at once, for all threads and batches. The fastest
-    are then compared, with and without waiting for a batch to fill, by their p99 under half the fastest's load.
+    are then compared by their p99 under half the fastest's load.
     """
     tried: list[dict[str, Any]] = []
 
@@ -92,8 +88,5 @@ def sweep(
         raise ValueError("FastAPI with CTranslate2 answers nothing")
     rate = BUSY * speeds[finalists[0]] / model.mean_tokens
     busy = model.requests(beam_size, arrivals("steady", rate, SWEEP_REQUESTS / rate, seed), seed)
-    slowest = {
-        setting: answer(setting, busy, "p99_ms")
-        for setting in (replace(finalist, wait=wait) for finalist in finalists for wait in WAITS)
-    }
+    slowest = {setting: answer(setting, busy, "p99_ms") for setting in finalists}
     return min(slowest, key=lambda setting: slowest[setting]), tried

@@ -11,19 +11,22 @@ from loadtest.request import Outcome, Request
 from loadtest.servers import Server
 from loadtest.source import send
 
-ASKED = 24
-"""Times that a service is asked for its figures: each time one of its replicas answers, and all should."""
-
 
 def measure(server: Server, requests: Sequence[Request], rate: float = math.inf) -> Point:
     """Send ``requests``, which come at ``rate``, when they are due."""
     return _watched(server, rate, lambda: send(server.url, requests)[0])
 
 
-def beside_bulk(server: Server, requests: Sequence[Request], bulk: Iterator[Request]) -> Latency:
-    """The latency of ``requests`` while somebody sends one of ``bulk`` after another."""
+def beside_bulk(server: Server, requests: Sequence[Request], bulk: Iterator[Request]) -> tuple[Latency, float]:
+    """The latency of ``requests`` while somebody sends one of ``bulk`` after another, and what that one got.
+
+    Target tokens a second of lists that were answered.
+    """
+    begin = time.monotonic()
     outcomes, _ = send(server.url, requests, [bulk])
-    return Latency.of([outcome for outcome in outcomes if outcome.kind == requests[0].kind])
+    kind, seconds = requests[0].kind, time.monotonic() - begin
+    done = sum(outcome.tokens for outcome in outcomes if outcome.kind != kind and outcome.status == 200)
+    return Latency.of([outcome for outcome in outcomes if outcome.kind == kind]), done / seconds
 
 
 def one_by_one(server: Server, requests: Sequence[Request]) -> Point:
@@ -48,5 +51,5 @@ def _watched(server: Server, rate: float, load: Callable[[], list[Outcome]]) -> 
 
 def _padding(server: Server) -> tuple[float, float]:
     """Source tokens the service has encoded, and the positions it has worked on for them."""
-    found = figures(server.url, ASKED)
+    found = figures(server.url, server.replicas)
     return found["source_tokens_total"], found["padded_tokens_total"]

@@ -3,7 +3,7 @@
 Run as ``python -m loadtest.compare.peer --help``. One process: CTranslate2 lets go of Python's lock while it works. A
 worker (CTranslate2: ``inter_threads``) that becomes free takes who has waited longest, with others of the same kind and
 as alike in length as can be, ``max_batch`` at most, and gives them to ``translate_batch``; who comes meanwhile waits
-for the next batch. Nothing waits for a batch to fill unless ``wait`` says so.
+for the next batch. Nothing waits for a batch to fill: while there is enough to do, the workers' work is the wait.
 """
 
 import argparse
@@ -41,20 +41,16 @@ class Waiting:
     tokens: list[str]
     exactly: int | None
     """Target tokens it has to have."""
+    length: int
+    """In which those of a batch should be alike, so that few wait for the longest."""
     answer: "asyncio.Future[list[int]]"
-
-    @property
-    def length(self) -> int:
-        """By which those in a batch should be alike, so that few wait for the longest: of the source, as who serves
-        does not know more."""
-        return len(self.tokens)
 
 
 class Batcher:
     """Requests in, one by one; batches through the translator; tokens out."""
 
-    def __init__(self, translator: ctranslate2.Translator, workers: int, max_batch: int, wait: float) -> None:
-        self._translator, self._max_batch, self._wait = translator, max_batch, wait
+    def __init__(self, translator: ctranslate2.Translator, workers: int, max_batch: int) -> None:
+        self._translator, self._max_batch = translator, max_batch
         self._pool = ThreadPoolExecutor(workers)
         self._queues: dict[int, list[Waiting]] = defaultdict(list)
         self._order: asyncio.Queue[int] = asyncio.Queue()
@@ -64,7 +60,10 @@ class Batcher:
 
     async def translate(self, tokens: list[str], beam_size: int, exactly: int | None) -> list[int]:
         """Target token ids of the best hypothesis."""
-        waiting = Waiting(tokens, exactly, asyncio.get_running_loop().create_future())
+        # Who serves knows a source's length only. But the translator cannot end a beam's sentences each at its own
+        # length (`_run`): those that are to be equally long go together instead.
+        length = exactly if exactly and beam_size > 1 else len(tokens)
+        waiting = Waiting(tokens, exactly, length, asyncio.get_running_loop().create_future())
         self._queues[beam_size].append(waiting)
         self._order.put_nowait(beam_size)
         return await waiting.answer
@@ -72,15 +71,13 @@ class Batcher:
     async def _work(self) -> None:
         while True:
             beam_size = await self._order.get()
-            if self._wait:
-                await asyncio.sleep(self._wait)
             batch = self._take(self._queues[beam_size])
             if not batch:  # another batch took those this place in the order stood for
                 continue
             try:
                 answers = await asyncio.get_running_loop().run_in_executor(self._pool, self._run, batch, beam_size)
             except Exception as error:
-                for waiting in batch:
+                for waiting in (waiting for waiting in batch if not waiting.answer.done()):
                     waiting.answer.set_exception(error)
                 continue
             for waiting, answer in zip(batch, answers, strict=True):
@@ -138,7 +135,7 @@ def build(arguments: argparse.Namespace) -> FastAPI:
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        state["batcher"] = Batcher(translator, arguments.inter_threads, arguments.max_batch, arguments.wait)
+        state["batcher"] = Batcher(translator, arguments.inter_threads, arguments.max_batch)
         yield
 
     app = FastAPI(lifespan=life)
@@ -177,7 +174,6 @@ def main() -> None:
     parser.add_argument("--inter-threads", type=int, default=1, help="batches translated at one time")
     parser.add_argument("--intra-threads", type=int, default=1, help="threads a batch is translated with")
     parser.add_argument("--max-batch", type=int, default=32, help="sentences in a batch")
-    parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for a batch to fill")
     arguments = parser.parse_args()
     uvicorn.run(build(arguments), host="127.0.0.1", port=arguments.port, log_level="warning")
 

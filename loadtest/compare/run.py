@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from export.bundle import MANIFEST
 from loadtest.arrivals import arrivals
 from loadtest.compare.climb import following, highest
 from loadtest.compare.contestants import cores, ours, peer, sweep
@@ -30,6 +31,7 @@ from loadtest.compare.report import JSON, PLOT, point, show, write
 from loadtest.payloads import SENTENCES
 from loadtest.request import Request
 from loadtest.servers import Server, StartFailed, end_on_sigterm
+from serving.settings import SHIPPED as SHIPPED_BUNDLE
 
 console = Console(stderr=True, highlight=False)
 LIMITS = {"1s": 1.0, "250ms": 0.25}
@@ -102,8 +104,8 @@ def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str
         at_once = model.requests(beam_size, [0.0] * AT_ONCE, seed + 1)
         offline = _offline(model, at_once)
     console.print(f"{scenario}: without a server {offline:,.0f} tokens/s")
-    setting, sweep_ = sweep(
-        model, beam_size, seed, lambda tried: console.print(f"{scenario}: peer {tried}", markup=False, soft_wrap=True)
+    setting, tried = sweep(
+        model, beam_size, seed, lambda each: console.print(f"{scenario}: peer {each}", markup=False, soft_wrap=True)
     )
     console.print(f"{scenario}: the peer with {setting}", markup=False, soft_wrap=True)
     services = {
@@ -141,7 +143,7 @@ def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str
     for name in services:
         rate = MIX_SHARE * (highest(_p99(curves[name]), LIMITS["1s"]) or first[name])
         with warm(name, f"{rate:.1f} requests a second beside a bulk job") as server:
-            mixes[name] = _mix(server, model, rate, options)
+            mixes[name] = _mix(server, model, beam_size, rate, options)
         console.print(f"{scenario}: {name}, beside a bulk job: {mixes[name]}", markup=False, soft_wrap=True)
     show(console, str(scenario), curves)
     return {
@@ -160,17 +162,24 @@ def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str
             for name, curve in curves.items()
         },
         "peer_setting": asdict(setting),
-        "peer_sweep": sweep_,
+        "peer_sweep": tried,
     }, curves
 
 
-def _mix(server: Server, model: Model, rate: float, options: argparse.Namespace) -> dict[str, float | None]:
-    """p99 of greedy requests at ``rate``, with and without somebody who sends long lists."""
+def _mix(
+    server: Server, model: Model, beam_size: int, rate: float, options: argparse.Namespace
+) -> dict[str, float | None]:
+    """p99 of requests at ``rate``, with and without somebody who sends long lists; and what the lists get."""
     times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), options.seed)
-    requests = model.requests(1, times, options.seed)
+    requests = model.requests(beam_size, times, options.seed)
     without = measure(server, requests, rate).latency.milliseconds()["p99_ms"]
-    beside = beside_bulk(server, requests, model.bulk(options.seed)).milliseconds()["p99_ms"]
-    return {"rate": round(rate, 2), "without_p99_ms": without, "p99_ms": beside}
+    beside, bulk_speed = beside_bulk(server, requests, model.bulk(options.seed))
+    return {
+        "rate": round(rate, 2),
+        "without_p99_ms": without,
+        "p99_ms": beside.milliseconds()["p99_ms"],
+        "bulk_tokens_per_second": round(bulk_speed, 1),
+    }
 
 
 def _say(scenario: Scenario, name: str, what: str, found: Point) -> None:
@@ -192,9 +201,15 @@ def _following(curve: Sequence[Point], alone: Point, first: float) -> float | No
     return next((rate for rate in rates if rate is not None), None)
 
 
+def place_of(name: str, folder: Path, data: Path) -> Path:
+    """Where the model ``name`` stands: another for other sentences, and for another version of what ships."""
+    digest = hashlib.sha256(data.read_bytes() + (SHIPPED_BUNDLE / MANIFEST).read_bytes())
+    return folder / f"{name}-{digest.hexdigest()[:12]}"
+
+
 def _model(name: str, folder: Path, data: Path) -> Model:
-    """The model ``name``, written if it is not there yet for these sentences."""
-    place = folder / f"{name}-{hashlib.sha256(data.read_bytes()).hexdigest()[:12]}"
+    """The model ``name``, written if it is not there yet."""
+    place = place_of(name, folder, data)
     if not (place / DESCRIPTION).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:

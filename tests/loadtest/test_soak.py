@@ -51,7 +51,7 @@ def soaked(status: int, figures: dict[str, float], grows: int = 0) -> tuple[dict
     return result, memory
 
 
-NOTHING_LEFT: dict[str, float] = {"rows_in_use": 0, "waiting_tokens": 0}
+NOTHING_LEFT: dict[str, float] = {"rows": 0, "rows_in_use": 0, "waiting_tokens": 0}
 
 
 def test_the_service_answers_all_kinds_of_requests_as_it_should_and_forgets_them(tmp_path: Path) -> None:
@@ -59,60 +59,65 @@ def test_the_service_answers_all_kinds_of_requests_as_it_should_and_forgets_them
     command = [sys.executable, "-m", "serving.cli", "loadtest", "--soak", "--seconds", "8", "--users", "12"]
     command += ["--port", str(free_port()), "--output", str(tmp_path / "new" / "soak")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr
     result = json.loads(done.stdout)
     assert result["wrong"] == {}
-    assert (result["rows_left"], result["tokens_left"], result["growth"]) == (0, 0, 0)
+    assert (result["rows_left"], result["tokens_left"], result["growth"]) == (0, 0, None)
+    assert done.returncode == bool(result["faults"])
     assert result["most_rows_in_use"] > 0
     assert {name.rpartition(" ")[0] for name in result["statuses"]} - {""} - RARE == KINDS
     assert result["statuses"]["left"] > 0
     assert result["statuses"]["translate 200"] > 0
     assert sum(result["statuses"].values()) == result["requests"] + result["statuses"]["left"]
-    assert result["held"] is True
     assert result["memory_at_the_end"] > 2**26
     assert json.loads((tmp_path / "new" / "soak" / "soak.json").read_text()) == result
     ElementTree.fromstring((tmp_path / "new" / "soak" / "soak.svg").read_text())
 
 
-def test_being_refused_for_a_while_is_no_fault() -> None:
+def test_to_be_refused_is_not_wrong_unless_it_is_all_that_ever_happens() -> None:
     result, memory = soaked(429, NOTHING_LEFT)
     assert result["wrong"] == {}
-    assert result["held"] is True
+    assert result["faults"] == [f"no {kind} was ever answered" for kind in result["never_answered"]]
+    assert set(result["never_answered"]) == KINDS - {"bad"}
     assert result["requests"] > 20
     assert 2 <= len(memory) <= 5
 
 
 def test_every_kind_that_is_answered_wrongly_is_named() -> None:
     result, _ = soaked(500, NOTHING_LEFT)
-    assert result["held"] is False
     said = set(result["wrong"])
     assert {"translate: 500, not 200 or 504", "bad: 500, not 422"} <= said
     assert sum(result["wrong"].values()) == result["requests"]
+    assert len(result["faults"]) == len(said) + len(result["never_answered"])
 
 
 def test_what_should_be_refused_may_not_be_answered() -> None:
     result, _ = soaked(200, NOTHING_LEFT)
-    assert result["held"] is False
-    assert {said.partition(":")[0] for said in result["wrong"]} <= {"bad", "too much"}
+    assert {said.partition(":")[0] for said in result["wrong"]} == {"bad"}
     assert "bad: 200, not 422" in result["wrong"]
 
 
 @pytest.mark.parametrize(
     ("figures", "left"),
-    [({"rows_in_use": 3, "waiting_tokens": 0}, (3, 0)), ({"rows_in_use": 0, "waiting_tokens": 17}, (0, 17))],
+    [(NOTHING_LEFT | {"rows_in_use": 3}, (3, 0)), (NOTHING_LEFT | {"waiting_tokens": 17}, (0, 17))],
 )
 def test_work_that_nobody_waits_for_any_more_is_a_fault(figures: dict[str, float], left: tuple[int, int]) -> None:
     result, _ = soaked(429, figures)
     assert (result["rows_left"], result["tokens_left"]) == left
-    assert (result["wrong"], result["held"]) == ({}, False)
+    assert f"left when nobody waited: {left[0]} rows, {left[1]} tokens" in result["faults"]
+
+
+def test_a_service_that_was_never_full_has_not_been_soaked() -> None:
+    result, _ = soaked(429, NOTHING_LEFT | {"rows": 64})
+    assert "the service was not full: 0 of 64 rows in use at most" in result["faults"]
 
 
 def test_memory_that_grows_is_a_fault() -> None:
     result, memory = soaked(429, NOTHING_LEFT, grows=10 << 20)
     assert memory == sorted(set(memory))
     assert result["growth"] > 0.02
-    assert (result["wrong"], result["held"]) == ({}, False)
+    assert f"memory grew by {result['growth']:.1%}" in result["faults"]
 
 
 @pytest.mark.parametrize("arguments", [["--users", "0"], ["--seconds", "0"], ["--seconds", "-3"], ["--users", "many"]])

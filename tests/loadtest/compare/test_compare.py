@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from loadtest.payloads import SENTENCES
 from model.checkpoint import Checkpoint
 from tests.conftest import SHIPPED
 from tests.loadtest.stub import PATCHED, program
@@ -61,17 +60,27 @@ DRIVER = f"""{PATCHED}
 import sys
 import loadtest.compare.climb as climb, loadtest.compare.contestants as contestants, loadtest.compare.run as run
 
-contestants.BATCHES, contestants.WAITS, contestants.FINALISTS, contestants.SWEEP_REQUESTS = (8,), (0.0,), 1, 16
+contestants.BATCHES, contestants.FINALISTS, contestants.SWEEP_REQUESTS = (8,), 1, 16
 run.AT_ONCE, run.ALONE, run.LEAST_REQUESTS = 16, 4, 10
-climb.STEP, climb.PRECISION, climb.MOST = 3.0, 3.0, 200.0
+climb.MOST = 1.0  # one rate each
 sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+PLACE = f"""{PATCHED}
+import pathlib, sys
+from loadtest.compare.run import place_of
+from loadtest.payloads import SENTENCES
+print(place_of("shipped", pathlib.Path(sys.argv[1]), SENTENCES))
 """
 
 
 @pytest.fixture
 def prepared(tmp_path: Path, converted: Path, shipped: Checkpoint, sentences: list[str]) -> Path:
     """A folder for the comparison where the shipped model is ready; to prepare it takes minutes."""
-    place = tmp_path / "models" / f"shipped-{SENTENCES.stem}"
+    done = program(PLACE, str(tmp_path / "models"))
+    assert done.returncode == 0, done.stderr
+    place = Path(done.stdout.strip())
     shutil.copytree(SHIPPED, place / "bundle")
     shutil.copytree(converted, place / "ctranslate2")
     texts = [text for text in sentences if text.isascii() and 20 < len(text) < 60][:12]
@@ -104,6 +113,10 @@ def test_both_services_are_measured_and_the_document_says_how_they_did(request: 
     assert list(scenario["servers"]) == ["dragoman", "dragoman, a replica a core", "fastapi+ctranslate2"]
     for server in scenario["servers"].values():
         check(server)
+        mix = server["beside_bulk"]
+        assert mix["rate"] > 0
+        assert mix["without_p99_ms"] > 0
+        assert mix["p99_ms"] > 0
 
 
 def check(server: dict[str, Any]) -> None:

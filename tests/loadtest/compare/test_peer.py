@@ -73,7 +73,7 @@ def test_each_sentence_of_a_batch_has_the_length_it_asked_for(
     lengths = [3, 17, 9, 1, 30]
 
     async def run() -> list[list[int]]:
-        batcher = Batcher(translator, 1, max_batch=8, wait=0.05)
+        batcher = Batcher(translator, 1, max_batch=8)
         read = pieces(shipped, "The file could not be opened.")
         found = await asyncio.gather(*(batcher.translate(read, 1, length) for length in lengths))
         assert batcher.batches == 1
@@ -95,7 +95,7 @@ class Failing:
 
 def test_a_batch_that_fails_takes_nobody_else_with_it() -> None:
     async def run() -> list[Any]:
-        batcher = Batcher(Failing(), 1, max_batch=1, wait=0)
+        batcher = Batcher(Failing(), 1, max_batch=1)
         asked = (["good"], ["bad"], ["good"])
         return await asyncio.gather(*(batcher.translate(each, 1, None) for each in asked), return_exceptions=True)
 
@@ -113,7 +113,7 @@ def test_a_batch_holds_one_kind_and_no_more_than_it_may() -> None:
             return super().translate_batch(batch)
 
     async def run() -> None:
-        batcher = Batcher(Recording(), 1, max_batch=3, wait=0.05)
+        batcher = Batcher(Recording(), 1, max_batch=3)
         await asyncio.gather(*(batcher.translate(["good"], beam, None) for beam in (1, 4, 1, 1, 4, 1, 1)))
 
     asyncio.run(run())
