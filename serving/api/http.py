@@ -2,6 +2,7 @@
 stage timings as a header, server-sent events."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
 IN_THE_LOOP = 65_536
 """Bytes that are parsed at once; larger bodies go to a thread, so that others are answered meanwhile."""
+LINGER_SECONDS = 5.0
+"""How long a body that is too large is still taken."""
 BUG = "this is a bug of the service; its log says more"
 FAULTS_TOLD = 10
 """Unknown members that are named one by one."""
@@ -28,17 +31,27 @@ FAULTS_TOLD = 10
 
 async def read(request: Request, schema: type[Body], limit: int) -> Body:
     """The request's body as ``schema``; TooLarge past ``limit`` bytes, Malformed when not JSON, else Invalid."""
-    announced = request.headers.get("content-length", "")
+    announced, arriving = request.headers.get("content-length", ""), request.stream()
     if announced.isdigit() and int(announced) > limit:
+        await _read_on(arriving)
         raise TooLarge("body", int(announced), limit, "bytes")
     received = bytearray()
-    async for chunk in request.stream():
+    async for chunk in arriving:
         received += chunk
         if len(received) > limit:
+            await _read_on(arriving)
             raise TooLarge("body", len(received), limit, "bytes or more")
     if len(received) < IN_THE_LOOP:
         return _parse(bytes(received), schema)
     return await asyncio.to_thread(_parse, bytes(received), schema)
+
+
+async def _read_on(arriving: AsyncIterator[bytes]) -> None:
+    """Take what still comes of a body that is refused, for a while: a client that is cut off sees no answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for _ in arriving:
+                pass
 
 
 def _parse(content: bytes, schema: type[Body]) -> Body:

@@ -287,6 +287,16 @@ def test_a_connection_that_breaks_off_harms_nobody(service: str, sent: bytes) ->
     assert_serves(service)
 
 
+@pytest.mark.parametrize("header", ["Content-Length: 3000000", "Transfer-Encoding: chunked"])
+def test_a_large_body_that_does_not_end_is_refused_in_the_end(service: str, header: str) -> None:
+    address = urllib.parse.urlsplit(service)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(f"POST /v1/translate HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
+        part = b"x" * 2_100_000
+        connection.sendall(part if "Length" in header else b"%x\r\n%b\r\n" % (len(part), part))
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
 def test_clients_that_go_away_make_room_for_others() -> None:
     port = free_port()
     command = [sys.executable, "-m", "serving.cli", "serve", "--port", str(port)]
