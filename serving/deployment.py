@@ -43,21 +43,20 @@ class Dragoman:
     """One replica: a process that holds a pipeline and answers HTTP itself."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
-        self.settings = Settings(**settings)
-        self.pipeline = Pipeline(self.settings)
+        chosen = Settings(**settings)
+        self.pipeline = Pipeline(chosen)
         await self.pipeline.warm_up()
+        self.routes = native.build(self.pipeline)
         # What is there by now stays: looking through it again and again for garbage would hold everything up.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE)
         # The engine and the event loop share the interpreter with threads that read long texts.
         sys.setswitchinterval(SWITCH_SECONDS)
-        self.ingress: Ingress | None = None
-        if self.settings.ingress == "direct":
-            self.ingress = Ingress(native.build(self.pipeline), self.settings.host, self.settings.port)
+        self.ingress = Ingress(self.routes, chosen.host, chosen.port) if chosen.ingress == "direct" else None
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return native.build(self.pipeline)
+        return self.routes
 
     def check_health(self) -> None:
         """Asked by Serve every ten seconds; raises when the engine is dead or stuck, or nobody listens."""

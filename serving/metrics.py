@@ -30,21 +30,16 @@ class _Figures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         engine, work, process = self._engine, self._engine.work, [socket.gethostname(), str(os.getpid())]
-        for name, said, value in (
-            ("rows", "Hypotheses that can be decoded at one time", engine.rows),
-            ("rows_in_use", "Hypotheses being decoded", engine.rows_in_use),
-            ("queue_tokens", "Tokens that may wait", engine.queue_tokens),
-            ("waiting_tokens", "Tokens of sentences that have not been encoded yet", engine.waiting_tokens),
+        for kind, name, said, value in (
+            (GaugeMetricFamily, "rows", "Hypotheses that can be decoded at one time", engine.rows),
+            (GaugeMetricFamily, "rows_in_use", "Hypotheses being decoded", engine.rows_in_use),
+            (GaugeMetricFamily, "queue_tokens", "Tokens that may wait", engine.queue_tokens),
+            (GaugeMetricFamily, "waiting_tokens", "Tokens of sentences not encoded yet", engine.waiting_tokens),
+            (CounterMetricFamily, "source_tokens", "Source tokens encoded", work.source_tokens),
+            (CounterMetricFamily, "padded_tokens", "Positions encoded for them, padding included", work.padded_tokens),
+            (CounterMetricFamily, "steps", "Decoding steps", work.steps),
+            (CounterMetricFamily, "decoded_rows", "Rows of all steps: over steps, of a step on average", work.rows),
         ):
-            gauge = GaugeMetricFamily(f"dragoman_{name}", said, labels=["host", "process"])
-            gauge.add_metric(process, value)
-            yield gauge
-        for name, said, value in (
-            ("source_tokens", "Source tokens encoded", work.source_tokens),
-            ("padded_tokens", "Positions the encoder worked on for them, padding included", work.padded_tokens),
-            ("steps", "Decoding steps", work.steps),
-            ("decoded_rows", "Rows in all decoding steps: over the steps, the rows of a step on average", work.rows),
-        ):
-            counter = CounterMetricFamily(f"dragoman_{name}", said, labels=["host", "process"])
-            counter.add_metric(process, value)
-            yield counter
+            family = kind(f"dragoman_{name}", said, labels=["host", "process"])
+            family.add_metric(process, value)
+            yield family
