@@ -1,38 +1,51 @@
 """The highest rate a service holds: which to try next, and when it is known. Plain Python over plain numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-STEP = 1.4
+STEP_UP, STEP_DOWN = 1.4, 2.0
 """From one rate to the next while only one side of the limit is known."""
 PRECISION = 1.1
 """Between the highest rate that held and the lowest that did not, when the search ends."""
-LEAST, MOST = 1.0, 5_000.0
-"""Requests a second between which it looks."""
+CLEARLY = 2.0
+"""How many times the limit a p99 is at least when the rate has failed without a second try."""
+LOWEST = 1 / 8
+"""Of the first rate: where the search ends if nothing holds."""
+MOST = 5_000.0
+"""Requests a second beyond which it does not look."""
+
+Taken: TypeAlias = Mapping[float, Sequence[float]]
+"""By rate, the p99 (seconds) of each measurement. The best of a rate's counts: the others were disturbed."""
 
 
-def highest(p99: Mapping[float, float], limit: float) -> float | None:
-    """The highest of the rates measured whose ``p99`` (seconds by rate) is under ``limit``, and that of all below it.
+def highest(taken: Taken, limit: float) -> float | None:
+    """The highest of the rates measured whose p99 is under ``limit``, and that of all below it; None when none is.
 
-    A rate above one that failed is luck: it does not count. None when no rate held.
+    A rate above one that failed is luck: it does not count.
     """
     found = None
-    for rate in sorted(p99):
-        if p99[rate] >= limit:
+    for rate in sorted(taken):
+        if min(taken[rate]) >= limit:
             return found
         found = rate
     return found
 
 
-def following(p99: Mapping[float, float], limit: float, first: float) -> float | None:
-    """The rate to measure next, beginning with ``first``; None when the highest that holds is known."""
-    if not p99:
+def following(taken: Taken, limit: float, first: float) -> float | None:
+    """The rate to measure next, beginning with ``first``; None when the highest that holds is known.
+
+    A rate that fails is measured a second time before it counts.
+    """
+    if not taken:
         return first
-    good = highest(p99, limit)
-    bad = min((rate for rate in p99 if p99[rate] >= limit), default=None)
-    if good is None:
-        assert bad is not None
-        return max(LEAST, bad / STEP) if bad > LEAST else None
+    good = highest(taken, limit)
+    bad = min((rate for rate in taken if min(taken[rate]) >= limit), default=None)
     if bad is None:
-        return good * STEP if good * STEP <= MOST else None
+        assert good is not None
+        return good * STEP_UP if good * STEP_UP <= MOST else None
+    if len(taken[bad]) == 1 and taken[bad][0] < CLEARLY * limit:
+        return bad
+    if good is None:
+        return bad / STEP_DOWN if bad / STEP_DOWN >= LOWEST * first else None
     return math.sqrt(good * bad) if bad / good > PRECISION else None

@@ -111,7 +111,9 @@ def _panel(title: str, curves: Mapping[str, Sequence[Point]], names: Sequence[st
     parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 31}" text-anchor="middle">requests a second</text>')
     for name, curve in curves.items():
         colour = COLOURS[names.index(name)]
-        ordered = sorted(curve, key=lambda measured: measured.rate)
+        # Of a rate that was measured twice the better counts.
+        best = {each.rate: each for each in sorted(curve, key=lambda measured: -measured.latency.p99)}
+        ordered = [best[rate] for rate in sorted(best)]
         for style, pick in (("", "p99"), (' stroke-dasharray="4 4"', "p50")):
             places = [(across(each.rate), up(getattr(each.latency, pick))) for each in ordered]
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)

@@ -12,8 +12,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rich.console import Console
 from export.bundle import MANIFEST
 from loadtest.arrivals import arrivals
 from loadtest.compare.climb import following, highest
-from loadtest.compare.contestants import cores, ours, peer, sweep
+from loadtest.compare.contestants import Setting, cores, ours, peer, sweep
 from loadtest.compare.measure import beside_bulk, measure, one_by_one
 from loadtest.compare.models import BASE, DESCRIPTION, SHIPPED, Model
 from loadtest.compare.point import Point
@@ -46,6 +46,8 @@ AT_ONCE = 192
 """Requests that come at once: how much a service does at most."""
 ALONE = 100
 """Requests that come one by one: how fast it is at best."""
+TRIES = 2
+"""Of both."""
 LEAST_REQUESTS = 300
 """In a measurement of a rate: three of them are above its p99."""
 OURS, PER_CORE, PEER = "dragoman", "dragoman, a replica a core", "fastapi+ctranslate2"
@@ -77,11 +79,11 @@ def main(arguments: Sequence[str]) -> int:
             found, panels[str(scenario)] = _scenario(scenario, options)
             document["scenarios"].append(found)
             write(options.output, document, panels)  # what is known is not lost with what comes after it
+            print(json.dumps({"machine": document["machine"], **found}), flush=True)
     except (StartFailed, OSError, ValueError, subprocess.CalledProcessError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
     console.print(f"written: {options.output / JSON}, {options.output / PLOT}", markup=False)
-    print(json.dumps(document))
     return 0
 
 
@@ -99,62 +101,72 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Point]]]:
     """Figures of ``scenario`` for JSON, and the curves themselves."""
     model = _model(scenario.model, options.output / "models", options.data)
-    beam_size, seed = scenario.beam_size, options.seed
-    with console.status(f"{scenario}: how fast the engine is without a server"):
-        at_once = model.requests(beam_size, [0.0] * AT_ONCE, seed + 1)
-        offline = _offline(model, at_once)
-    console.print(f"{scenario}: without a server {offline:,.0f} tokens/s")
-    setting, tried = sweep(
-        model, beam_size, seed, lambda each: console.print(f"{scenario}: peer {each}", markup=False, soft_wrap=True)
-    )
-    console.print(f"{scenario}: the peer with {setting}", markup=False, soft_wrap=True)
-    services = {
-        OURS: lambda: ours(model),
-        PER_CORE: lambda: ours(model, cores(), 1),
-        PEER: lambda: peer(model, setting),
-    }
+    setting, tried = sweep(model, scenario.beam_size, options.seed, lambda each: _say(scenario, f"peer {each}"))
+    _say(scenario, f"the peer with {setting}")
+    services = _services(model, setting)
 
     @contextmanager
     def warm(name: str, what: str) -> Iterator[Server]:
         """The service, and no other beside it: those that only wait take a part of the machine too."""
         with console.status(f"{scenario}: {name}, {what}"), services[name]() as server:
-            measure(server, model.requests(beam_size, [0.0] * WARM_UP, seed))
+            measure(server, model.requests(scenario.beam_size, [0.0] * WARM_UP, options.seed))
             yield server
 
-    saturated, alone, mixes = {}, {}, {}
-    curves: dict[str, list[Point]] = {name: [] for name in services}
-    for name in services:
-        with warm(name, "all at once, and one by one") as server:
-            saturated[name], alone[name] = measure(server, at_once), one_by_one(server, at_once[:ALONE])
-        _say(scenario, name, "all at once", saturated[name])
-        _say(scenario, name, "one by one", alone[name])
-        if not saturated[name].tokens_per_second:
-            raise ValueError(f"{name} answered nothing when {AT_ONCE} requests came at once")
+    def said(name: str, what: str, found: Point) -> Point:
+        p99 = f"p99 {1000 * found.latency.p99:,.0f} ms"
+        _say(scenario, f"{name}, {what}: {p99}, {found.tokens_per_second:,.0f} tokens/s")
+        return found
+
+    # At most and at best: whatever disturbs makes it less, so the better of two tries counts.
+    at_once = model.requests(scenario.beam_size, [0.0] * AT_ONCE, options.seed + 1)
+    offline = 0.0
+    saturated: dict[str, Point] = {}
+    alone: dict[str, Point] = {}
+    for _ in range(TRIES):
+        offline = max(offline, _offline(model, at_once))
+        _say(scenario, f"without a server {offline:,.0f} tokens/s")
+        for name in services:
+            with warm(name, "all at once, and one by one") as server:
+                most = said(name, "all at once", measure(server, at_once))
+                best = said(name, "one by one", one_by_one(server, at_once[:ALONE]))
+            saturated[name] = max(most, saturated.get(name, most), key=lambda each: each.tokens_per_second)
+            alone[name] = min(best, alone.get(name, best), key=lambda each: each.latency.p99)
     first = {name: FIRST_SHARE * found.tokens_per_second / model.mean_tokens for name, found in saturated.items()}
+    if not all(first.values()):
+        raise ValueError(f"a service answered nothing when {AT_ONCE} requests came at once")
+
+    curves: dict[str, list[Point]] = {name: [] for name in services}
     for number in itertools.count():
         due = {name: _following(curve, alone[name], first[name]) for name, curve in curves.items()}
-        for name, rate in ((name, rate) for name, rate in due.items() if rate is not None):
-            times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), seed + number)
-            with warm(name, f"{rate:.1f} requests a second") as server:
-                curves[name].append(measure(server, model.requests(beam_size, times, seed + number), rate))
-            _say(scenario, name, f"{rate:.1f}/s", curves[name][-1])
         if not any(due.values()):
             break
-    for name in services:
-        rate = MIX_SHARE * (highest(_p99(curves[name]), LIMITS["1s"]) or first[name])
-        with warm(name, f"{rate:.1f} requests a second beside a bulk job") as server:
-            mixes[name] = _mix(server, model, beam_size, rate, options)
-        console.print(f"{scenario}: {name}, beside a bulk job: {mixes[name]}", markup=False, soft_wrap=True)
+        for name in reversed(services) if number % 2 else services:
+            if rate := due[name]:
+                times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), options.seed + number)
+                requests = model.requests(scenario.beam_size, times, options.seed + number)
+                with warm(name, f"{rate:.1f} requests a second") as server:
+                    curves[name].append(said(name, f"{rate:.1f}/s", measure(server, requests, rate)))
     show(console, str(scenario), curves)
+
+    rates = {
+        name: {limit: _highest(curves[name], alone[name], seconds) for limit, seconds in LIMITS.items()}
+        for name in services
+    }
+    mixes = {}
+    for name in services:
+        rate = MIX_SHARE * (rates[name]["1s"] or first[name])
+        with warm(name, f"{rate:.1f} requests a second beside a bulk job") as server:
+            mixes[name] = _mix(server, model, scenario.beam_size, rate, options)
+        _say(scenario, f"{name}, beside a bulk job: {mixes[name]}")
     return {
         "scenario": str(scenario),
         "model": scenario.model,
-        "beam_size": beam_size,
+        "beam_size": scenario.beam_size,
         "offline_tokens_per_second": round(offline, 1),
         "servers": {
             name: {
                 "curve": [point(measured) for measured in sorted(curve)],
-                **{f"highest_rate_p99_{limit}": highest(_p99(curve), LIMITS[limit]) for limit in LIMITS},
+                **{f"highest_rate_p99_{limit}": rate for limit, rate in rates[name].items()},
                 "saturated": point(saturated[name]),
                 "alone": point(alone[name]),
                 "beside_bulk": mixes[name],
@@ -164,6 +176,15 @@ def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str
         "peer_setting": asdict(setting),
         "peer_sweep": tried,
     }, curves
+
+
+def _services(model: Model, setting: Setting) -> dict[str, Callable[[], AbstractContextManager[Server]]]:
+    """Everything that is measured, by name; each starts when it is entered and ends afterwards."""
+    return {
+        OURS: lambda: ours(model),
+        PER_CORE: lambda: ours(model, cores(), 1),
+        PEER: lambda: peer(model, setting),
+    }
 
 
 def _mix(
@@ -182,14 +203,21 @@ def _mix(
     }
 
 
-def _say(scenario: Scenario, name: str, what: str, found: Point) -> None:
-    p99 = f"p99 {1000 * found.latency.p99:,.0f} ms"
-    said = f"{scenario}: {name}, {what}: {p99}, {found.tokens_per_second:,.0f} tokens/s"
-    console.print(said, markup=False, soft_wrap=True)
+def _say(scenario: Scenario, what: str) -> None:
+    console.print(f"{scenario}: {what}", markup=False, soft_wrap=True)
 
 
-def _p99(curve: Sequence[Point]) -> dict[float, float]:
-    return {measured.rate: measured.latency.p99 for measured in curve}
+def _taken(curve: Sequence[Point]) -> dict[float, list[float]]:
+    found: dict[float, list[float]] = {}
+    for measured in curve:
+        found.setdefault(measured.rate, []).append(measured.latency.p99)
+    return found
+
+
+def _highest(curve: Sequence[Point], alone: Point, limit: float) -> float | None:
+    """None too when the service does not keep to ``limit`` with nobody else there: it is not searched for then."""
+    rate = highest(_taken(curve), limit) if alone.latency.p99 < limit else None
+    return rate and round(rate, 2)
 
 
 def _following(curve: Sequence[Point], alone: Point, first: float) -> float | None:
@@ -197,7 +225,7 @@ def _following(curve: Sequence[Point], alone: Point, first: float) -> float | No
     limits = [limit for limit in LIMITS.values() if alone.latency.p99 < limit]
     if not limits:
         return None if curve else first
-    rates = (following(_p99(curve), limit, first) for limit in limits)
+    rates = (following(_taken(curve), limit, first) for limit in limits)
     return next((rate for rate in rates if rate is not None), None)
 
 

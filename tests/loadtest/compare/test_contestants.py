@@ -13,11 +13,10 @@ from loadtest.compare.point import Point
 from loadtest.latency import Latency
 
 os.sched_getaffinity = lambda _: set(range(CORES))
-calls, told, current, opened = [], [], [], []
+calls, told, current, finals = [], [], [], []
 
 @contextlib.contextmanager
 def peer(model, setting):
-    opened.append(setting)
     current.append(setting)
     assert len(current) == 1, "only one runs at a time"
     yield setting
@@ -28,6 +27,9 @@ def measure(server, requests, rate=math.inf):
     # Many threads and a batch of 16 are fastest; then 8, which answers soonest, and 4.
     speed = 1000 + 100 * server.inter_threads - abs(server.max_batch - 15)
     late = 0.2 if server.max_batch == 8 else 0.3
+    if math.isfinite(rate) or requests[-1].due:
+        late += 0.15 * (len(finals) >= 3)  # later everyone is disturbed, and the best of a setting counts
+        finals.append(server)
     return Point(rate, Latency(len(requests), 0, 0, 0.1, 0.1, late), speed, 0.0, 1.0, 1)
 
 c.peer, c.measure = peer, measure
@@ -50,7 +52,7 @@ def test_the_fastest_are_compared_by_their_latency_under_load_and_the_soonest_is
     assert setting == {"inter_threads": 4, "intra_threads": 1, "max_batch": 8}
     speeds = [each for each in tried if "tokens_per_second" in each]
     assert [(each["inter_threads"], each["intra_threads"], each["max_batch"]) for each in speeds] == [
-        (*threads, batch) for threads in ((1, 4), (4, 1)) for batch in (1, 4, 8, 16, 32)
+        (*threads, batch) for threads in ((1, 4), (2, 2), (4, 1)) for batch in (1, 4, 8, 16, 32, 64)
     ]
     finals = [each for each in tried if "p99_ms" in each]
     assert speeds + finals == tried
@@ -58,18 +60,24 @@ def test_the_fastest_are_compared_by_their_latency_under_load_and_the_soonest_is
         (4, 16, 300.0),
         (4, 8, 200.0),
         (4, 4, 300.0),
+        (4, 16, 450.0),
+        (4, 8, 350.0),
+        (4, 4, 450.0),
     ]
     warm, real = calls[::2], calls[1::2]
-    assert [each[1:] for each in warm] == [[0.0, 4]] * 13, "everyone is warmed up, with the same kind"
-    assert [each[:2] for each in real[:10]] == [[96, 0.0]] * 10
-    [(number, last, beam)] = {tuple(each) for each in real[10:]}
+    assert [each[1:] for each in warm] == [[0.0, 4]] * 24, "everyone is warmed up, with the same kind"
+    assert [each[:2] for each in real[:18]] == [[96, 0.0]] * 18
+    rounds = [{tuple(each) for each in real[begin : begin + 3]} for begin in (18, 21)]
+    assert [len(each) for each in rounds] == [1, 1], "all are asked the same"
+    assert rounds[0] != rounds[1]
     rate = 0.5 * 1399 / 20
-    assert beam == 4
-    assert 0.7 * 96 < number < 1.3 * 96
-    assert 0.7 * 96 / rate < last <= 96 / rate
+    for number, last, beam in rounds[0] | rounds[1]:
+        assert beam == 4
+        assert 0.7 * 150 < number < 1.3 * 150
+        assert 0.7 * 150 / rate < last <= 150 / rate
 
 
 def test_on_one_core_no_setting_is_tried_twice() -> None:
     _, tried, _ = sweep(cores=1)
-    assert len(tried) == 5 + 3
+    assert len(tried) == 6 + 2 * 3
     assert {(each["inter_threads"], each["intra_threads"]) for each in tried} == {(1, 1)}

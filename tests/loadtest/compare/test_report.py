@@ -65,6 +65,15 @@ def test_the_plot_has_a_panel_a_scenario_and_two_lines_a_service_all_within_it()
     assert first[1] > last[1], "slower is higher"
 
 
+def test_of_a_rate_that_was_measured_twice_the_better_is_drawn() -> None:
+    def lines(curve: list[Point]) -> list[str]:
+        root = ElementTree.fromstring(plot({"base": {"ours": curve}}, "any"))
+        return [line.get("points", "") for line in root.iter(f"{SVG}polyline")]
+
+    better, worse = measured(10.0, 0.2), measured(10.0, 2.0)
+    assert lines([measured(20.0), worse, better]) == lines([better, measured(20.0)]) != lines([worse, measured(20.0)])
+
+
 def test_json_and_plot_are_written(tmp_path: Path) -> None:
     document = {"machine": {"cpu": "some"}, "scenarios": []}
     write(tmp_path, document, {"base": {"ours": [measured(1.0)]}})
