@@ -10,7 +10,7 @@ serve: $(VENV)/.serve
 	@exec $(BIN)/dragoman serve
 
 test: $(VENV)/.dev lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

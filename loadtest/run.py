@@ -38,6 +38,10 @@ def main(arguments: Sequence[str]) -> int:
         from loadtest.compare.run import main as compare
 
         return compare([argument for argument in arguments if argument != "--compare"])
+    if "--failover" in arguments:
+        from loadtest.failover import main as failover
+
+        return failover([argument for argument in arguments if argument != "--failover"])
     if "--soak" in arguments:
         from loadtest.soak import main as soak
 
@@ -66,6 +70,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("dragoman loadtest", description=__doc__)
     parser.add_argument(
         "--compare", action="store_true", help="measure this service against FastAPI with CTranslate2; --compare --help"
+    )
+    parser.add_argument(
+        "--failover", action="store_true", help="replicas that die, come and go under load; --failover --help"
     )
     parser.add_argument(
         "--soak",
@@ -179,7 +186,7 @@ def _print(environment: Environment, result: dict[str, Any]) -> None:
         rate = f"{entry.num_requests / result['seconds']:.1f}"
         table.add_row(entry.name, str(entry.num_requests), str(entry.num_failures), rate, *times)
     console.print(table)
-    stages = Table("stage, inside the server", "answers", *columns)
+    stages = Table("stage", "answers", *columns)
     for stage, values in Visitor.stages.items():
         times = [f"{percentile(values, share):.2f}" for share in (0.5, 0.9, 0.99)]
         stages.add_row(stage, str(len(values)), *times)

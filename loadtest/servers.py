@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -53,12 +54,29 @@ class Server:
             memory += getattr(full, "pss", full.rss)
         return Usage(seconds, memory)
 
+    def listening(self) -> set[int]:
+        """Its processes that take connections now: replicas that are ready and not about to end."""
+        port, found = urlsplit(self.url).port, set()
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                connections = process.net_connections("tcp")
+            except psutil.Error:
+                continue  # it has just ended
+            if any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections):
+                found.add(process.pid)
+        return found
+
 
 def free_port() -> int:
     """One on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """This process's variables and ``more``, without settings: a service that is started has those that are stated."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith("DRAGOMAN_")} | more
 
 
 @contextmanager
@@ -84,7 +102,9 @@ def running(command: Sequence[str], url: str) -> Iterator[Server]:
     Raises StartFailed with what it said.
     """
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, env=clean_environment()
+        )
         try:
             wait_until_ready(f"{url}/readyz", START_SECONDS, process)
             yield Server(url, process)

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from loadtest.events import ending
 from loadtest.figures import figures
 from loadtest.growth import Growth, plot
 from loadtest.payloads import SENTENCES, read_sentences
@@ -31,6 +32,8 @@ from loadtest.servers import Server, StartFailed, dragoman, end_on_sigterm
 console = Console(stderr=True, highlight=False)
 TIMEOUT = 5
 """Seconds the service may take for a request: some ask for more than it does in that time."""
+INTERVAL = 1.0
+"""Seconds between two looks at the service."""
 IMPATIENCE = 0.3
 """Seconds at most after which somebody who leaves has left."""
 ANSWERED = ("translate", "beam", "encode", "attention", "stream")
@@ -68,18 +71,29 @@ class Soaker(FastHttpUser):
     network_timeout = connection_timeout = 60.0
 
     def on_start(self) -> None:
-        """Give each a stream of random numbers of its own."""
+        """Give each a stream of random numbers of its own, and another kind of request to begin with."""
         type(self).born += 1
         self.random = random.Random(f"{self.seed}/{self.born}")
+        # Some kinds are rare: none is to be missing where the soak is short.
+        kinds = (*ANSWERED, "bad")
+        getattr(self, kinds[self.born % len(kinds)])()
 
     def ask(self, kind: str, method: str, route: str, body: bytes, expected: tuple[int, ...]) -> None:
-        """Send a request to which one of the ``expected`` statuses is the answer; being refused for a while is too."""
+        """Send a request to which one of the ``expected`` statuses is the answer; being refused for a while is too.
+
+        A stream's status is sent before its work is done, so it is its last event that counts.
+        """
         with self.client.request(method, route, data=body, name=kind, catch_response=True) as response:
-            self.statuses[f"{kind} {response.status_code}"] += 1
-            if response.status_code in (*expected, 429):
+            status: int | str = response.status_code
+            if status == 200 and response.request_meta["exception"]:
+                status = "cut off"
+            elif status == 200 and kind == "stream":
+                status = ending(response.text or "")
+            self.statuses[f"{kind} {status}"] += 1
+            if status in (*expected, 429):
                 response.success()
             else:
-                said = f"{kind}: {response.status_code}, not {' or '.join(map(str, expected))}"
+                said = f"{kind}: {status}, not {' or '.join(map(str, expected))}"
                 self.wrong[said] += 1
                 response.failure(said)
 
@@ -184,7 +198,7 @@ def soak(server: Server, sentences: list[str], options: argparse.Namespace) -> t
                 break
             rows, full = max(rows, found["rows_in_use"]), found["rows"]
             growth.add(now, server.usage().memory_bytes)
-            gevent.sleep(1)
+            gevent.sleep(INTERVAL)
     environment.stop_timeout = 60
     runner.stop()
     runner.quit()
@@ -202,8 +216,8 @@ def soak(server: Server, sentences: list[str], options: argparse.Namespace) -> t
         "wrong": wrong,
         "rows": int(full),
         "most_rows_in_use": int(rows),
-        "rows_left": int(left["rows_in_use"]),
-        "tokens_left": int(left["waiting_tokens"]),
+        "rows_left": int(left["rows_in_use"]) if left else None,
+        "tokens_left": int(left["waiting_tokens"]) if left else None,
         "memory_after_the_first_minute": int(growth.after_the_first_minute) if growth.memory else None,
         "memory_at_the_end": int(growth.at_the_end) if growth.memory else None,
         "growth": None if share is None else round(share, 4),
@@ -217,21 +231,26 @@ def faults(result: dict[str, Any]) -> list[str]:
     found += [f"no {kind} was ever answered" for kind in result["never_answered"]]
     if result["most_rows_in_use"] < result["rows"]:
         found.append(f"the service was not full: {result['most_rows_in_use']} of {result['rows']} rows in use at most")
-    if result["rows_left"] or result["tokens_left"]:
+    if result["rows_left"] is None:
+        found.append("what was left when nobody waited is not known: the service gave no figures")
+    elif result["rows_left"] or result["tokens_left"]:
         found.append(f"left when nobody waited: {result['rows_left']} rows, {result['tokens_left']} tokens")
     if result["growth"] is not None and result["growth"] > MOST_GROWTH:
         found.append(f"memory grew by {result['growth']:.1%}")
     return found
 
 
-def _idle(url: str) -> dict[str, float]:
-    """The service's figures when nothing is left to be done, or after a while in which that did not happen."""
+def _idle(url: str) -> dict[str, float] | None:
+    """The service's figures when nothing is left to be done, or after a while in which that did not happen.
+
+    None when it gives none.
+    """
     deadline = time.monotonic() + 2 * TIMEOUT
     while True:
         try:
             found = figures(url)
-        except OSError:  # it is dead, which has been said
-            return {"rows_in_use": 0.0, "waiting_tokens": 0.0}
+        except OSError:
+            return None
         if not found["rows_in_use"] + found["waiting_tokens"] or time.monotonic() > deadline:
             return found
         gevent.sleep(0.1)
@@ -258,7 +277,8 @@ def _show(result: dict[str, Any]) -> None:
     console.print(table)
     if (begin := result["memory_after_the_first_minute"]) and (end := result["memory_at_the_end"]):
         console.print(f"memory {begin / 2**20:,.0f} MiB after the first minute, {end / 2**20:,.0f} at the end")
-    console.print(f"rows in use: {result['most_rows_in_use']} at most, {result['rows_left']} left at the end")
+    left = "?" if result["rows_left"] is None else result["rows_left"]
+    console.print(f"rows in use: {result['most_rows_in_use']} at most, {left} left at the end")
     if result["growth"] is None:
         console.print("too short to say whether memory grows")
     for fault in result["faults"]:

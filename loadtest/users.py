@@ -7,6 +7,9 @@ from locust import FastHttpUser, between, task
 
 from loadtest.timings import server_timing
 
+ELSEWHERE = "elsewhere"
+"""What the client waits besides the stages the server tells: HTTP, validation, JSON, the kernel, the client itself."""
+
 
 class Visitor(FastHttpUser):
     """Asks, reads the answer for a moment, asks again."""
@@ -33,7 +36,10 @@ class Visitor(FastHttpUser):
             texts = body["text"] if isinstance(body["text"], list) else None
             if not answered or (texts is not None and len(answered) != len(texts)):
                 response.failure(f"{expected} is missing or incomplete")
-            for stage, milliseconds in server_timing(response.headers.get("Server-Timing", "")).items():
+            stages = server_timing(response.headers.get("Server-Timing", ""))
+            if stages:
+                stages[ELSEWHERE] = response.request_meta["response_time"] - sum(stages.values())
+            for stage, milliseconds in stages.items():
                 self.stages.setdefault(stage, []).append(milliseconds)
 
     def sentence(self) -> str:

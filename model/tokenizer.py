@@ -10,6 +10,9 @@ import sentencepiece
 PADDING, UNKNOWN, START, END = range(4)
 LANGUAGES = ("en", "de")
 """Languages that have a token in every vocabulary; which pairs a model has learnt stands in its checkpoint."""
+SPACE = "▁"
+"""How sentencepiece writes a space."""
+_BLANK = bytes(code for code in range(256) if chr(code).isspace())
 
 
 def language_token(language: str) -> str:
@@ -39,6 +42,7 @@ class Tokenizer:
             self._processor.LoadFromSerializedProto(serialized)
         except RuntimeError as error:
             raise ValueError(f"not a sentencepiece model: {error}") from None
+        self._longest = max(len(piece.replace(SPACE, "")) for piece in self)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -92,6 +96,16 @@ class Tokenizer:
     def target(self, text: str) -> list[int]:
         """What the decoder writes: the text's pieces and the end token."""
         return [*self._processor.EncodeAsIds(normalise(text)), END]
+
+    def least(self, texts: Sequence[str]) -> int:
+        """Tokens that ``texts``, cut up or not, have at least, special ones aside: found without reading them.
+
+        No piece stands for more characters than the longest in the vocabulary. Only those of Latin-1 that are no white
+        space are counted: others may vanish (``▁`` at the end) or become one with those before them (accents, Hangul).
+        Holds for vocabularies as `train` makes them, which leave text as it is and spell in bytes what they lack.
+        """
+        characters = sum(len(text.encode("latin-1", "ignore").translate(None, _BLANK)) for text in texts)
+        return -(-characters // self._longest)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; special tokens vanish, bytes that are not UTF-8 become U+FFFD."""

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 LOAD = "load"
-"""The figure replicas report: the part of an engine's rows that is in use or waited for; above 1 when they wait."""
+"""The figure replicas report: the part of an engine's rows that is in use or waited for; above 1 when they wait.
+
+A text that is only encoded counts for one row.
+"""
 
 
 class Context(Protocol):

@@ -61,7 +61,7 @@ class Engine:
         self._scheduler: Scheduler[Job] = Scheduler(rows, encode_tokens, share)
         self._wake = threading.Condition()
         self._arriving: list[Sequence[Job]] = []
-        self._arriving_tokens = self._arriving_rows = 0
+        self._arriving_tokens = self._arriving_load = 0
         self._stopping = False
         self._failure: BaseException | None = None
         self._last_turn = time.monotonic()
@@ -86,7 +86,7 @@ class Engine:
             self.check_room(cost)
             self._arriving.append(list(jobs))
             self._arriving_tokens += cost
-            self._arriving_rows += sum(job.rows for job in jobs)
+            self._arriving_load += sum(job.load for job in jobs)
             self._wake.notify()
 
     def check_room(self, cost: int) -> None:
@@ -123,9 +123,8 @@ class Engine:
 
     @property
     def load(self) -> float:
-        """Rows in use and rows that waiting sentences want, over all there are."""
-        wanted = self._scheduler.waiting_rows + self._arriving_rows
-        return (len(self._rows) + wanted) / self.rows
+        """Rows that are used or waited for, over all there are; what is only encoded counts for one."""
+        return (self._scheduler.load + self._arriving_load) / self.rows
 
     def check_health(self, patience: float = 60.0) -> None:
         """RuntimeError when the thread is dead, or has work and took no turn for ``patience`` seconds."""
@@ -155,7 +154,7 @@ class Engine:
                 self._wake.wait()
             for jobs in self._arriving:
                 self._scheduler.add(jobs)
-            self._arriving, self._arriving_tokens, self._arriving_rows = [], 0, 0
+            self._arriving, self._arriving_tokens, self._arriving_load = [], 0, 0
             self._last_turn = time.monotonic()
             return not self._stopping
 

@@ -44,8 +44,6 @@ class Attention:
     """``[heads, queries, keys]`` fp32."""
 
 
-LONGEST_PIECE = 16
-"""Characters in a token at most (sentencepiece's default): what a text costs at least is known before it is read."""
 Stages = dict[str, float]
 """Seconds by stage; those of several sentences overlap, so each is its longest."""
 
@@ -300,9 +298,15 @@ class Pipeline:
             raise Invalid([("prefix", f"has {len(prefixes)} for {len(texts)} texts: give one a text, blank for none")])
         self._check("prefix", prefixes, blank=True)
         # What cannot fit in any case is refused before it is worked on: a full service must not be busy with refusing.
-        self.engine.check_room(_least(texts, options))
+        self.engine.check_room(self._least(texts, options))
         # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
         return await asyncio.to_thread(self._cut, texts, target, options, prefixes or [""] * len(texts))
+
+    def _least(self, texts: Sequence[str], options: TranslateOptions) -> int:
+        """Tokens that translating ``texts`` costs at least, known from their characters."""
+        source = self.tokenizer.least(texts)
+        # As many are expected of each hypothesis, unless fewer are asked for.
+        return source if options.max_tokens else source * (1 + options.beam_size)
 
     def _cut(self, texts: Sequence[str], target: str, options: TranslateOptions, prefixes: Sequence[str]) -> _Prepared:
         cuts = [split(text) for text in texts]
@@ -353,13 +357,6 @@ def sentence_vector(memory: Array) -> Array:
     """``[width]``: the mean of ``memory`` ``[tokens, width]``, scaled to length 1."""
     mean = memory.mean(axis=0, dtype=np.float64)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
-
-
-def _least(texts: Sequence[str], options: TranslateOptions) -> int:
-    """Tokens that translating ``texts`` costs at least, known from their characters."""
-    source = sum(len(text) - sum(map(text.count, " \t\n\r")) for text in texts) // LONGEST_PIECE
-    # As many are expected of each hypothesis, unless fewer are asked for.
-    return source if options.max_tokens else source * (1 + options.beam_size)
 
 
 def _field(name: str, number: int, texts: Sequence[str]) -> str:

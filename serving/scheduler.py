@@ -28,6 +28,11 @@ class Ticket:
     line: "Line[Any] | None" = None
     """The scheduler's own: where it stands in the queue."""
 
+    @property
+    def load(self) -> int:
+        """Rows it counts for in the load of an engine: one where it takes none, for the encoder works on it too."""
+        return max(1, self.rows)
+
     def gone(self, now: float) -> bool:
         """Whether nobody waits for it any more."""
         return self.cancelled or self.deadline <= now
@@ -71,7 +76,9 @@ class Scheduler(Generic[T]):
         """Jobs being decoded."""
         self.encoding: list[T] = []
         """Jobs admitted in this turn: no longer waiting, not yet decoded."""
-        self.waiting_tokens = self.waiting_rows = 0
+        self.waiting_tokens = 0
+        self.load = 0
+        """Of all jobs that wait or are worked on."""
         self._queue: list[Line[T]] = []
         """A heap of the lines in which somebody waits."""
         self._lines: set[Line[T]] = set()
@@ -98,7 +105,7 @@ class Scheduler(Generic[T]):
         for job in jobs:
             job.line = line
             self.waiting_tokens += job.cost
-            self.waiting_rows += job.rows
+            self.load += job.load
             self._next_deadline = min(self._next_deadline, job.deadline)
 
     def admit(self, now: float) -> list[T]:
@@ -133,7 +140,6 @@ class Scheduler(Generic[T]):
             free -= job.rows
             admitted.append(job)
             self.waiting_tokens -= job.cost
-            self.waiting_rows -= job.rows
         for line in satisfied:
             # What it may not use now it does not get later instead.
             line.start = max(line.start, self._clock)
@@ -174,7 +180,6 @@ class Scheduler(Generic[T]):
             self._queue = [line for line in self._queue if line.waiting]
             heapq.heapify(self._queue)
             self.waiting_tokens -= sum(job.cost for job in gone)
-            self.waiting_rows -= sum(job.rows for job in gone)
             self._leave(gone, held=False)
         self._next_deadline = min((job.deadline for job in waiting if job not in gone), default=math.inf)
         return list(gone)
@@ -188,7 +193,7 @@ class Scheduler(Generic[T]):
         self._jobs = 0
         self.encoding = []
         self.running.clear()
-        self.waiting_tokens = self.waiting_rows = 0
+        self.waiting_tokens = self.load = 0
         return everything
 
     def _leave(self, jobs: Iterable[T], held: bool = True) -> None:
@@ -198,6 +203,7 @@ class Scheduler(Generic[T]):
             assert line
             line.jobs -= 1
             self._jobs -= 1
+            self.load -= job.load
             line.rows -= job.rows if held else 0
             if not line.jobs:
                 self._lines.discard(line)

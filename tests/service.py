@@ -1,7 +1,6 @@
 """Starting the real service and speaking HTTP to it, for tests."""
 
 import json
-import os
 import re
 import subprocess
 import urllib.error
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loadtest.servers import StartFailed, free_port, wait_until_ready
+from loadtest.servers import StartFailed, clean_environment, free_port, wait_until_ready
 
 __all__ = ["Answer", "fetch", "free_port", "running"]
 
@@ -18,7 +17,7 @@ __all__ = ["Answer", "fetch", "free_port", "running"]
 @contextmanager
 def running(command: list[str], port: int, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     """A service as a process of its own, ready; stopped at the end."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("DRAGOMAN_")} | environment
+    variables = clean_environment(**environment)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}/readyz", 120, process)

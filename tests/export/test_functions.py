@@ -184,7 +184,7 @@ def seen(feeds: Feeds) -> tuple[Array, Array]:
 
 
 @every_attention
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(1, 9),

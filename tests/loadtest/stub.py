@@ -35,11 +35,13 @@ class Stub(BaseHTTPRequestHandler):
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def answer(self, status: int, content: bytes = b"") -> None:
+    def answer(self, status: int, content: bytes = b"", missing: int = 0) -> None:
+        """Answer; with ``missing`` bytes more announced than come before the connection ends."""
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content) + missing))
         self.end_headers()
         self.wfile.write(content)
+        self.close_connection |= bool(missing)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -47,6 +49,7 @@ class Stub(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
 
     def handle_error(self, *arguments: object) -> None:
         """Clients that leave are no news."""

@@ -27,6 +27,7 @@ def test_loads_a_service_and_reports(service: str, tmp_path: Path) -> None:
     assert 0 < figures["p50_ms"] <= figures["p90_ms"] <= figures["p99_ms"]
     assert figures["rps"] > 0
     assert {"tokenise_ms", "queue_ms", "encode_ms", "decode_ms"} <= set(figures)
+    assert 0 < figures["elsewhere_ms"] < figures["p99_ms"]
     assert "<html" in (tmp_path / "report.html").read_text()
     assert "/v1/translate" in done.stderr
 

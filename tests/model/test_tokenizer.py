@@ -5,10 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.checkpoint import Checkpoint
+from model.sentences import split
 from model.tokenizer import END, LANGUAGES, PADDING, START, UNKNOWN, Tokenizer, language_token, normalise
 
 # sentencepiece writes spaces as U+2581, so that one character cannot be told from a space.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"))
+ODD = [*" \t\n\r\v\f\x1c\x85\xa0\u2003\u2028\u3000\u200b\ufeff▁\0\x07\x7f\x9f\xad", *"aeuAé.ﬁﬃ²½ﷺ日한가각각åÅΐᾧ<>2"]
+ODD += ["\u0301", "\u0308", "\u0304", "\u0323", "\u0338", "\u0344", "\u0345", "\U0001f600", "\ufffd", "<2de>", "<0x41>"]
+"""White space, what is dropped or replaced, ligatures, what is composed, controls."""
 
 
 @given(TEXT)
@@ -82,6 +87,31 @@ def test_many_sources_at_once_are_those_of_one_after_another(
 def test_every_sentence_is_the_same_source_alone_and_among_all(tiny_tokenizer: Tokenizer, sentences: list[str]) -> None:
     texts = [*sentences, "", " ", "nul \0 inside", "e\u0301", "a▁b", "<2de> </s>"]
     assert tiny_tokenizer.sources(texts, "de") == [tiny_tokenizer.source(text, "de") for text in texts]
+
+
+@pytest.mark.parametrize("trained_here", [True, False])
+@given(st.data())
+def test_no_text_has_fewer_tokens_than_the_least(
+    tiny_tokenizer: Tokenizer, shipped: Checkpoint, trained_here: bool, data: st.DataObject
+) -> None:
+    tokenizer = tiny_tokenizer if trained_here else shipped.tokenizer
+    # Few kinds of characters in a text, and many of each: what one takes more tokens for than expected hides the others.
+    part = st.sampled_from([*ODD, *sorted(tokenizer, key=len)[-9:]]) | st.lists(st.sampled_from(ODD)).map("".join)
+    rows = data.draw(st.lists(st.tuples(part, st.integers(1, 60)), max_size=2))
+    text = "".join(part * times for part, times in rows)
+    parts = [text, *(sentence.text for sentence in split(text))]
+    whole, *cut = [len(ids) - 2 for ids in tokenizer.sources(parts, "de")]
+    assert tokenizer.least([text]) <= min(whole, sum(cut))
+    assert tokenizer.least([sentence.text for sentence in split(text)]) <= sum(cut)
+
+
+def test_the_least_is_by_the_longest_piece_and_reached_where_a_text_is_that(tiny_tokenizer: Tokenizer) -> None:
+    bare = [piece.replace("▁", "") for piece in tiny_tokenizer if piece.isascii() or piece[0] == "▁"]
+    longest = max(bare, key=len)
+    assert len(longest) < 16
+    assert tiny_tokenizer.least([longest] * 7) == 7 == sum(len(tiny_tokenizer.target(longest)) - 1 for _ in range(7))
+    assert tiny_tokenizer.least(["a" * (2 * len(longest) + 1)]) == 3
+    assert tiny_tokenizer.least([" \xa0\u3000▁\u0301"]) == 0
 
 
 def test_each_language_has_its_own_token(tiny_tokenizer: Tokenizer) -> None:

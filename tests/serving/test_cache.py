@@ -266,4 +266,4 @@ class Use(RuleBasedStateMachine):
 
 
 TestUse = Use.TestCase
-TestUse.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestUse.settings = settings(max_examples=40, stateful_step_count=25)

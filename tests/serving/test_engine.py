@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -255,10 +256,10 @@ def test_the_load_is_what_is_decoded_and_what_waits_wherever_it_waits(
     # The engine takes no turn now: these have come, and are not in its queue yet.
     late = [translation(sources[8], Decoding(2, beam_size=3), soon()), encoding(sources[9], soon())]
     engine.submit(late)
-    assert (engine.rows_in_use, engine.load) == (4, 10 / 4)
+    assert (engine.rows_in_use, engine.load) == (4, 11 / 4)
     held.let_go()
     held.next()
-    assert engine.load == 10 / 4
+    assert engine.load == 11 / 4
     engine.cancel(late)
     held.let_go()
     held.next()
@@ -269,6 +270,32 @@ def test_the_load_is_what_is_decoded_and_what_waits_wherever_it_waits(
     while engine.load and time.monotonic() < deadline:
         time.sleep(0.005)
     assert (engine.rows_in_use, engine.load) == (0, 0)
+
+
+def test_what_is_only_encoded_is_load_too_while_it_waits_and_while_it_is_encoded(
+    make: Callable[..., Engine], sources: list[list[int]]
+) -> None:
+    engine = make(rows=4)
+    encode, begun, go = engine._runtime.encode, threading.Event(), threading.Event()
+
+    def held(*arguments: Any) -> Any:
+        begun.set()
+        assert go.wait(60)
+        return encode(*arguments)
+
+    engine._runtime.encode = held  # type: ignore[method-assign]
+    jobs = [encoding(source, soon()) for source in sources[:5]]
+    engine.submit(jobs[:2])
+    assert begun.wait(60)
+    engine.submit(jobs[2:])
+    assert (engine.rows_in_use, engine.load) == (0, 5 / 4)
+    go.set()
+    for job in jobs:
+        job.future.result(timeout=60)
+    deadline = time.monotonic() + 10
+    while engine.load and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert engine.load == 0
 
 
 # Whoever is not wanted any more.

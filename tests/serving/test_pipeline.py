@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from model import checkpoint
 from model.search import beam, sample
 from model.translate import translate
 from serving.errors import Invalid, QueueFull, TooLarge
+from serving.job import translation
 from serving.options import SamplingOptions, TranslateOptions
 from serving.pipeline import Pipeline
 from serving.settings import Settings
@@ -110,6 +113,21 @@ def test_what_cannot_fit_the_queue_is_refused_before_it_is_read(
     finally:
         held.release()
         pipeline.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"beam_size": 3}, {"max_tokens": 1}, {"beam_size": 2, "max_tokens": 1}])
+@given(st.lists(st.text(st.sampled_from("ae.! \u00a0\u3000▁\u0301"), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_nothing_costs_less_than_what_it_is_refused_for(
+    pipeline: Pipeline, options: dict[str, Any], texts: list[str]
+) -> None:
+    asked = TranslateOptions(**options)
+    each = [text * 40 for text in texts]
+    try:
+        prepared = pipeline._cut(each, "de", asked, [""] * len(each))
+    except TooLarge:
+        assume(False)
+    jobs = [translation(*one, 0.0) for one in zip(prepared.sources, prepared.decodings, strict=True)]
+    assert pipeline._least(each, asked) <= sum(job.cost for job in jobs)
 
 
 def ids(pipeline: Pipeline, text: str) -> torch.Tensor:

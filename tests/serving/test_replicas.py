@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -84,6 +85,18 @@ def clients(port: int, count: int, text: str = TEXT) -> Iterator[list[int | OSEr
         each.result()
 
 
+def said_at_the_end(process: "subprocess.Popen[str]", stop: signal.Signals) -> list[str]:
+    """Stop a service: the lines that it writes after it is ready. Checks that it ends well."""
+    assert process.stdout
+    lines = iter(process.stdout)
+    while not next(lines).startswith("  curl http://127.0.0.1:"):
+        pass
+    process.send_signal(stop)
+    said = [line.strip() for line in lines if line.strip()]
+    assert process.wait(60) == 0
+    return said
+
+
 def test_a_replica_that_dies_costs_its_connections_only_and_a_stop_costs_nothing(tiny_bundle: Path) -> None:
     port = free_port()
     with running(command(port, tiny_bundle, "--replicas", "2", "--queue-tokens", "1000000"), port) as process:
@@ -108,9 +121,9 @@ def test_a_replica_that_dies_costs_its_connections_only_and_a_stop_costs_nothing
             late = [threads.submit(translate, port, "Hello there. " * 250, min_tokens=60) for _ in range(8)]
             time.sleep(0.5)
             assert not any(each.done() for each in late)
-            process.send_signal(signal.SIGTERM)
+            # Ray has its say about the one that died.
+            assert said_at_the_end(process, signal.SIGTERM)[-1] == "stopped"
             assert [each.result() for each in late] == [200] * 8
-        assert process.wait(60) == 0
     with pytest.raises(OSError, match="refused"):
         translate(port)
 
@@ -126,7 +139,7 @@ def test_replicas_come_with_the_load_and_go_after_it(tiny_bundle: Path) -> None:
         "rows": 16,
     }
     arguments = [part for name, value in scale.items() for part in (f"--{name}", str(value))]
-    with running(command(port, tiny_bundle, *arguments), port):
+    with running(command(port, tiny_bundle, *arguments), port) as process:
         assert len(seen(port)) == 1
         with clients(port, 6, TEXT * 4) as found:
             assert within(60, lambda: len(seen(port)) == 2)
@@ -136,10 +149,12 @@ def test_replicas_come_with_the_load_and_go_after_it(tiny_bundle: Path) -> None:
             assert within(90, lambda: len(seen(port)) == 1)
         assert set(found) == {200}
         assert set(trickle) == {200}
+        assert said_at_the_end(process, signal.SIGINT) == ["stopped"]
 
 
 def test_with_serve_as_ingress_its_proxy_answers(tiny_bundle: Path) -> None:
     port = free_port()
-    with running(command(port, tiny_bundle, "--ingress", "serve"), port):
+    with running(command(port, tiny_bundle, "--ingress", "serve"), port) as process:
         assert translate(port) == 200
         assert len(seen(port, 2)) == 1
+        assert said_at_the_end(process, signal.SIGTERM) == ["stopped"]

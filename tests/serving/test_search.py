@@ -109,7 +109,7 @@ def decodings(draw: Any) -> Decoding:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 5), decoding=decodings(), more=st.sampled_from([0, 0, 1, VOCABULARY]))
 def test_every_search_is_the_references_bit_for_bit(seed: int, decoding: Decoding, more: int) -> None:
     found = searched(model(seed), SOURCE, decoding, more)
@@ -132,7 +132,7 @@ def test_the_models_end_hypotheses_at_all_lengths() -> None:
     assert len({tuple(each.tokens) for each in found}) > 60
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 5), decoding=decodings())
 def test_hypotheses_keep_the_rules(seed: int, decoding: Decoding) -> None:
     found = searched(model(seed), SOURCE, decoding)
