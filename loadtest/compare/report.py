@@ -63,6 +63,29 @@ def show(console: Console, title: str, curves: Mapping[str, Sequence[Point]]) ->
     console.print(table)
 
 
+def overview(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what a scenario, as in the JSON, comes to: a line a service."""
+    table = Table("service", title=f"{found['scenario']}: requests a second, and more", title_justify="left")
+    for name in ("p99 < 1 s", "p99 < 250 ms", "tokens/s at most", "alone p50 ms", "p99 ms", "beside bulk", "MiB"):
+        table.add_column(name, justify="right")
+    for name, server in found["servers"].items():
+        most, alone, mix = server["saturated"], server["alone"], server["beside_bulk"]
+        table.add_row(
+            name,
+            *(_number(server[f"highest_rate_p99_{limit}"], "{:.1f}") for limit in ("1s", "250ms")),
+            f"{most['tokens_per_second']:,.0f}",
+            *(_number(alone[key]) for key in ("p50_ms", "p99_ms")),
+            f"{_number(mix['without_p99_ms'])} → {_number(mix['p99_ms'])}",
+            f"{most['memory_bytes'] / 2**20:,.0f}",
+        )
+    console.print(table)
+    console.print(f"without a server: {found['offline_tokens_per_second']:,.0f} tokens/s")
+
+
+def _number(value: float | None, form: str = "{:,.0f}") -> str:
+    return "–" if value is None else form.format(value)
+
+
 def write(folder: Path, document: Mapping[str, Any], panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> None:
     """Write the JSON and the plot into ``folder``."""
     (folder / JSON).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -27,7 +27,7 @@ from loadtest.compare.contestants import Setting, cores, ours, peer, sweep
 from loadtest.compare.measure import beside_bulk, measure, one_by_one
 from loadtest.compare.models import BASE, DESCRIPTION, SHIPPED, Model
 from loadtest.compare.point import Point
-from loadtest.compare.report import JSON, PLOT, point, show, write
+from loadtest.compare.report import JSON, PLOT, overview, point, show, write
 from loadtest.payloads import SENTENCES
 from loadtest.request import Request
 from loadtest.servers import Server, StartFailed, end_on_sigterm
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             found, panels[str(scenario)] = _scenario(scenario, options)
             document["scenarios"].append(found)
             write(options.output, document, panels)  # what is known is not lost with what comes after it
+            overview(console, found)
             print(json.dumps({"machine": document["machine"], **found}), flush=True)
     except (StartFailed, OSError, ValueError, subprocess.CalledProcessError) as error:
         console.print(str(error), markup=False, soft_wrap=True)

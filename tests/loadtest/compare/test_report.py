@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest.compare.point import Point
-from loadtest.compare.report import plot, point, show, write
+from loadtest.compare.report import overview, plot, point, show, write
 from loadtest.latency import Latency
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -42,6 +42,20 @@ def test_the_table_has_each_rate_once_and_a_line_for_each_service() -> None:
     assert [row[:2] for row in cells] == [["10.0", "ours"], ["", "peer"], ["20.0", "ours"]]
     assert [row[4] for row in cells] == ["300", "2,500", "300"]
     assert {tuple(row[7:]) for row in cells} == {("346", "12.3%", "1.23", "7")}
+
+
+def test_the_overview_says_what_a_service_holds_and_what_it_does_not() -> None:
+    mix = {"rate": 5.0, "without_p99_ms": 100.4, "p99_ms": None, "bulk_tokens_per_second": 9.0}
+    rates = {"highest_rate_p99_1s": 1234.56, "highest_rate_p99_250ms": None}
+    parts = {"saturated": point(measured(math.inf)), "alone": point(measured(0.0)), "beside_bulk": mix}
+    console = Console(record=True, width=140)
+    found = {"scenario": "base, greedy", "offline_tokens_per_second": 9876.5, "servers": {"ours": {**rates, **parts}}}
+    overview(console, found)
+    text = console.export_text()
+    [row] = [line for line in text.splitlines() if "ours" in line]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["ours", "1234.6", "–", "346", "50", "300", "100 → –", "7"]
+    assert "9,876 tokens/s" in text
 
 
 def test_the_plot_has_a_panel_a_scenario_and_two_lines_a_service_all_within_it() -> None:
