@@ -38,29 +38,25 @@ def point(measured: Point) -> dict[str, Any]:
 
 
 def show(console: Console, title: str, curves: Mapping[str, Sequence[Point]]) -> None:
-    """Print what every service did at every rate."""
-    table = Table("rate", "service", title=title, title_justify="left")
-    for name in ("p50 ms", "p90 ms", "p99 ms", "refused", "failed", "tokens/s", "padding", "cores", "MiB"):
-        table.add_column(name, justify="right")
-    rows = sorted((measured.rate, name, measured) for name, curve in curves.items() for measured in curve)
-    before = None
-    for rate, name, measured in rows:
-        latency = measured.latency
-        if before is not None and rate != before:
-            table.add_section()
-        table.add_row(
-            f"{rate:,.1f}" if rate != before else "",
-            name,
-            *(f"{1000 * value:,.0f}" for value in (latency.p50, latency.p90, latency.p99)),
-            f"{latency.shed / latency.requests:.1%}",
-            str(latency.failed),
-            f"{measured.tokens_per_second:,.0f}",
-            f"{measured.padding_share:.1%}",
-            f"{measured.cores:.2f}",
-            f"{measured.memory_bytes / 2**20:,.0f}",
-        )
-        before = rate
-    console.print(table)
+    """Print what every service did at every rate, a table a service."""
+    for name, curve in curves.items():
+        table = Table(title=f"{title}: {name}", title_justify="left")
+        columns = ("rate", "p50 ms", "p90 ms", "p99 ms", "refused", "failed", "tokens/s", "padding", "cores", "MiB")
+        for column in columns:
+            table.add_column(column, justify="right")
+        for measured in sorted(curve):
+            latency = measured.latency
+            table.add_row(
+                f"{measured.rate:,.1f}",
+                *(f"{1000 * value:,.0f}" for value in (latency.p50, latency.p90, latency.p99)),
+                f"{latency.shed / latency.requests:.1%}",
+                str(latency.failed),
+                f"{measured.tokens_per_second:,.0f}",
+                f"{measured.padding_share:.1%}",
+                f"{measured.cores:.2f}",
+                f"{measured.memory_bytes / 2**20:,.0f}",
+            )
+        console.print(table)
 
 
 def overview(console: Console, found: Mapping[str, Any]) -> None:

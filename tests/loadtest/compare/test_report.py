@@ -34,14 +34,20 @@ def test_a_point_is_in_milliseconds_and_what_never_came_is_null() -> None:
     assert point(measured(math.inf))["rate"] is None
 
 
-def test_the_table_has_each_rate_once_and_a_line_for_each_service() -> None:
-    console = Console(record=True, width=140)
-    show(console, "base, greedy", {"ours": [measured(20.0), measured(10.0)], "peer": [measured(10.0, 2.5)]})
-    lines = [line for line in console.export_text().splitlines() if "ours" in line or "peer" in line]
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
-    assert [row[:2] for row in cells] == [["10.0", "ours"], ["", "peer"], ["20.0", "ours"]]
-    assert [row[4] for row in cells] == ["300", "2,500", "300"]
-    assert {tuple(row[7:]) for row in cells} == {("346", "12.3%", "1.23", "7")}
+def test_each_service_has_a_table_with_its_rates_in_order() -> None:
+    console = Console(record=True, width=100)
+    show(console, "base, greedy", {"ours": [measured(20.0), measured(10.0)], "peer": [measured(10.0, 2.5, shed=2)]})
+    text = console.export_text()
+    assert text.index("base, greedy: ours") < text.index("base, greedy: peer")
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in text.splitlines()
+        if "345" in line or "346" in line
+    ]
+    assert [row[0] for row in rows] == ["10.0", "20.0", "10.0"]
+    assert [row[3] for row in rows] == ["300", "300", "2,500"]
+    assert [row[4] for row in rows] == ["0.0%", "0.0%", "1.0%"]
+    assert {tuple(row[6:]) for row in rows} == {("346", "12.3%", "1.23", "7")}
 
 
 def test_the_overview_says_what_a_service_holds_and_what_it_does_not() -> None:
