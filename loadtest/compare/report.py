@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ def point(measured: Point) -> dict[str, Any]:
 def show(console: Console, title: str, curves: Mapping[str, Sequence[Point]]) -> None:
     """Print what every service did at every rate, a table a service."""
     for name, curve in curves.items():
-        table = Table(title=f"{title}: {name}", title_justify="left")
+        table = Table(title=f"{title}: {name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         columns = ("rate", "p50 ms", "p90 ms", "p99 ms", "refused", "failed", "tokens/s", "padding", "cores", "MiB")
         for column in columns:
             table.add_column(column, justify="right")

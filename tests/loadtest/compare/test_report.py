@@ -35,7 +35,7 @@ def test_a_point_is_in_milliseconds_and_what_never_came_is_null() -> None:
 
 
 def test_each_service_has_a_table_with_its_rates_in_order() -> None:
-    console = Console(record=True, width=100)
+    console = Console(record=True, width=80)
     show(console, "base, greedy", {"ours": [measured(20.0), measured(10.0)], "peer": [measured(10.0, 2.5, shed=2)]})
     text = console.export_text()
     assert text.index("base, greedy: ours") < text.index("base, greedy: peer")
