@@ -41,8 +41,8 @@ def point(measured: Point) -> dict[str, Any]:
 def show(console: Console, title: str, curves: Mapping[str, Sequence[Point]]) -> None:
     """Print what every service did at every rate, a table a service."""
     for name, curve in curves.items():
-        table = Table(title=f"{title}: {name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        columns = ("rate", "p50 ms", "p90 ms", "p99 ms", "refused", "failed", "tokens/s", "padding", "cores", "MiB")
+        table = Table(title=f"{title}: {name}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        columns = ("rate", "p50 ms", "p90 ms", "p99 ms", "shed", "failed", "tokens/s", "padding", "cores", "MiB")
         for column in columns:
             table.add_column(column, justify="right")
         for measured in sorted(curve):

@@ -47,7 +47,7 @@ AT_ONCE = 192
 ALONE = 100
 """Requests that come one by one: how fast it is at best."""
 TRIES = 2
-"""Of both."""
+"""Of both, and beside a bulk job; whatever disturbs a service makes it slower, so the better one counts."""
 LEAST_REQUESTS = 300
 """In a measurement of a rate: three of them are above its p99."""
 OURS, PER_CORE, PEER = "dragoman", "dragoman, a replica a core", "fastapi+ctranslate2"
@@ -118,7 +118,6 @@ def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str
         _say(scenario, f"{name}, {what}: {p99}, {found.tokens_per_second:,.0f} tokens/s")
         return found
 
-    # At most and at best: whatever disturbs makes it less, so the better of two tries counts.
     at_once = model.requests(scenario.beam_size, [0.0] * AT_ONCE, options.seed + 1)
     offline = 0.0
     saturated: dict[str, Point] = {}
@@ -191,15 +190,21 @@ def _services(model: Model, setting: Setting) -> dict[str, Callable[[], Abstract
 def _mix(
     server: Server, model: Model, beam_size: int, rate: float, options: argparse.Namespace
 ) -> dict[str, float | None]:
-    """p99 of requests at ``rate``, with and without somebody who sends long lists; and what the lists get."""
+    """p99 of requests at ``rate``, with and without somebody who sends long lists, and what the lists get.
+
+    In turn, the better of two tries each.
+    """
     times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), options.seed)
     requests = model.requests(beam_size, times, options.seed)
-    without = measure(server, requests, rate).latency.milliseconds()["p99_ms"]
-    beside, bulk_speed = beside_bulk(server, requests, model.bulk(options.seed))
+    without, beside = [], []
+    for _ in range(TRIES):
+        without.append(measure(server, requests, rate).latency)
+        beside.append(beside_bulk(server, requests, model.bulk(options.seed)))
+    latency, bulk_speed = min(beside, key=lambda each: each[0].p99)
     return {
         "rate": round(rate, 2),
-        "without_p99_ms": without,
-        "p99_ms": beside.milliseconds()["p99_ms"],
+        "without_p99_ms": min(without, key=lambda each: each.p99).milliseconds()["p99_ms"],
+        "p99_ms": latency.milliseconds()["p99_ms"],
         "bulk_tokens_per_second": round(bulk_speed, 1),
     }
 

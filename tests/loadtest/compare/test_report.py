@@ -39,11 +39,7 @@ def test_each_service_has_a_table_with_its_rates_in_order() -> None:
     show(console, "base, greedy", {"ours": [measured(20.0), measured(10.0)], "peer": [measured(10.0, 2.5, shed=2)]})
     text = console.export_text()
     assert text.index("base, greedy: ours") < text.index("base, greedy: peer")
-    rows = [
-        [cell.strip() for cell in line.strip("│").split("│")]
-        for line in text.splitlines()
-        if "345" in line or "346" in line
-    ]
+    rows = [line.split() for line in text.splitlines() if "346" in line]
     assert [row[0] for row in rows] == ["10.0", "20.0", "10.0"]
     assert [row[3] for row in rows] == ["300", "300", "2,500"]
     assert [row[4] for row in rows] == ["0.0%", "0.0%", "1.0%"]
