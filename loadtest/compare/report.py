@@ -17,9 +17,11 @@ JSON, PLOT = "compare.json", "compare.svg"
 COLOURS = ("#c2410c", "#1d4ed8", "#4d7c0f")
 WIDTH, HEIGHT = 420, 280
 """Of a panel, its margins included, in pixels."""
-LEFT, RIGHT, TOP, BOTTOM, HEAD = 56, 14, 34, 40, 58
-SLOWEST = 10.0
-"""Seconds at the upper edge of the plot: what is slower stands there."""
+LEFT, RIGHT, TOP, BOTTOM, HEAD = 56, 14, 34, 40, 78
+FASTEST, SLOWEST = 0.01, 10.0
+"""Seconds at the lower and the upper edge of the plot: what is beyond stands there."""
+LIMITS = {"1s": 1.0, "250ms": 0.25}
+"""Of the p99, in seconds: the highest rate is sought that keeps to each."""
 
 
 def point(measured: Point) -> dict[str, Any]:
@@ -90,15 +92,18 @@ def write(folder: Path, document: Mapping[str, Any], panels: Mapping[str, Mappin
 
 
 def plot(panels: Mapping[str, Mapping[str, Sequence[Point]]], machine: str) -> str:
-    """p99 (solid) and p50 (dashed) over the rate of requests, both on logarithmic scales; SVG, a panel a scenario."""
+    """p99 (solid) and p50 (dashed, both on a logarithmic scale) over the rate of requests; SVG, a panel a scenario.
+
+    A rate of 0 stands for requests that come one by one.
+    """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     across, down = max(1, len(panels)) * WIDTH, HEIGHT + HEAD
     drawn = "".join(_panel(title, curves, names, index * WIDTH) for index, (title, curves) in enumerate(panels.items()))
-    legend, x = "", 12
-    for index, name in enumerate(names):
-        legend += f'<path d="M{x} 40h26" stroke="{COLOURS[index]}" stroke-width="2"/>'
-        legend += f'<text x="{x + 32}" y="44">{escape(name)}</text>'
-        x += 60 + 7 * len(name)
+    legend = "".join(
+        f'<path d="M12 {38 + 16 * index}h26" stroke="{COLOURS[index]}" stroke-width="2"/>'
+        f'<text x="44" y="{42 + 16 * index}">{escape(name)}</text>'
+        for index, name in enumerate(names)
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{across}" height="{down}" viewBox="0 0 {across} {down}" '
         f'font-family="sans-serif" font-size="11" fill="#1f2937"><rect width="{across}" height="{down}" fill="white"/>'
@@ -108,34 +113,35 @@ def plot(panels: Mapping[str, Mapping[str, Sequence[Point]]], machine: str) -> s
 
 
 def _panel(title: str, curves: Mapping[str, Sequence[Point]], names: Sequence[str], x: int) -> str:
-    rates = [measured.rate for curve in curves.values() for measured in curve]
-    lowest, highest = min(rates, default=1.0), max(rates, default=1.0)
+    # Of a rate that was measured twice the better counts.
+    best = {
+        name: sorted({each.rate: each for each in sorted(curve, key=lambda each: -each.latency.p99)}.values())
+        for name, curve in curves.items()
+    }
+    most = max((each.rate for curve in best.values() for each in curve), default=0.0) or 1.0
     left, right, top, bottom = x + LEFT, x + WIDTH - RIGHT, HEAD + TOP, HEAD + HEIGHT - BOTTOM
-    floor = 0.01
 
     def across(rate: float) -> float:
-        share = math.log(rate / lowest) / math.log(highest / lowest) if highest > lowest else 0.5
-        return left + share * (right - left)
+        return left + rate / most * (right - left)
 
     def up(seconds: float) -> float:
-        share = math.log(min(max(seconds, floor), SLOWEST) / floor) / math.log(SLOWEST / floor)
+        share = math.log(min(max(seconds, FASTEST), SLOWEST) / FASTEST) / math.log(SLOWEST / FASTEST)
         return bottom - share * (bottom - top)
 
     parts = [f'<text x="{left}" y="{HEAD + 22}" font-weight="bold">{escape(title)}</text>']
     for seconds, label in ((0.01, "10 ms"), (0.1, "100 ms"), (0.25, "250 ms"), (1.0, "1 s"), (10.0, "10 s")):
-        parts.append(f'<path d="M{left} {up(seconds):.1f}H{right}" stroke="#e5e7eb"/>')
+        colour = "#9ca3af" if seconds in LIMITS.values() else "#e5e7eb"
+        parts.append(f'<path d="M{left} {up(seconds):.1f}H{right}" stroke="{colour}"/>')
         parts.append(f'<text x="{left - 6}" y="{up(seconds) + 4:.1f}" text-anchor="end">{label}</text>')
-    ticks = [digit * 10**power for power in range(-1, 4) for digit in (1, 2, 5)]
-    for tick in (tick for tick in ticks if lowest <= tick <= highest):
-        parts.append(f'<text x="{across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    step = next(step for power in range(5) for step in (10**power, 2 * 10**power, 5 * 10**power) if most / step <= 6)
+    for tick in range(step, int(most) + 1, step):
+        parts.append(f'<text x="{across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick}</text>')
+    parts.append(f'<text x="{left}" y="{bottom + 16}" text-anchor="middle">alone</text>')
     parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 31}" text-anchor="middle">requests a second</text>')
-    for name, curve in curves.items():
+    for name, curve in best.items():
         colour = COLOURS[names.index(name)]
-        # Of a rate that was measured twice the better counts.
-        best = {each.rate: each for each in sorted(curve, key=lambda measured: -measured.latency.p99)}
-        ordered = [best[rate] for rate in sorted(best)]
         for style, pick in (("", "p99"), (' stroke-dasharray="4 4"', "p50")):
-            places = [(across(each.rate), up(getattr(each.latency, pick))) for each in ordered]
+            places = [(across(each.rate), up(getattr(each.latency, pick))) for each in curve]
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{style}/>')
             if pick == "p99":

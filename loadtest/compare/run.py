@@ -27,15 +27,13 @@ from loadtest.compare.contestants import Setting, cores, ours, peer, sweep
 from loadtest.compare.measure import beside_bulk, measure, one_by_one
 from loadtest.compare.models import BASE, DESCRIPTION, SHIPPED, Model
 from loadtest.compare.point import Point
-from loadtest.compare.report import JSON, PLOT, overview, point, show, write
+from loadtest.compare.report import JSON, LIMITS, PLOT, overview, point, show, write
 from loadtest.payloads import SENTENCES
 from loadtest.request import Request
 from loadtest.servers import Server, StartFailed, end_on_sigterm
 from serving.settings import SHIPPED as SHIPPED_BUNDLE
 
 console = Console(stderr=True, highlight=False)
-LIMITS = {"1s": 1.0, "250ms": 0.25}
-"""Of the p99, in seconds."""
 FIRST_SHARE = 0.5
 """Of the requests a second that a service answers when all come at once: the first rate."""
 MIX_SHARE = 0.5
@@ -100,7 +98,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Point]]]:
-    """Figures of ``scenario`` for JSON, and the curves themselves."""
+    """Figures of ``scenario`` for JSON; and by service its curve, with nobody else there first."""
     model = _model(scenario.model, options.output / "models", options.data)
     setting, tried = sweep(model, scenario.beam_size, options.seed, lambda each: _say(scenario, f"peer {each}"))
     _say(scenario, f"the peer with {setting}")
@@ -175,7 +173,7 @@ def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str
         },
         "peer_setting": asdict(setting),
         "peer_sweep": tried,
-    }, curves
+    }, {name: [alone[name], *curve] for name, curve in curves.items()}
 
 
 def _services(model: Model, setting: Setting) -> dict[str, Callable[[], AbstractContextManager[Server]]]:
