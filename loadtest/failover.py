@@ -21,7 +21,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from loadtest.arrivals import arrivals
-from loadtest.latency import SHED
 from loadtest.payloads import SENTENCES, interactive, read_sentences
 from loadtest.request import Outcome, Request
 from loadtest.servers import Server, StartFailed, dragoman, end_on_sigterm
@@ -30,8 +29,6 @@ from loadtest.spans import Span, report
 
 console = Console(stderr=True, highlight=False)
 JSON = "failover.json"
-RETRYABLE = (0, *SHED)
-"""What a client may do once more: its connection was closed without an answer, or it was refused for a while."""
 KILLED_AT = 1 / 3
 """Of the time."""
 LOOKING = 0.2
@@ -47,13 +44,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         sentences = read_sentences(options.data)
-        result = {name: SCENARIOS[name](sentences, options) for name in options.scenarios}
-        (options.output / JSON).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        result: dict[str, Any] = {}
+        for name in options.scenarios:
+            result[name] = SCENARIOS[name](sentences, options)
+            # What is known is not lost with what comes after it.
+            (options.output / JSON).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            show(name, result[name])
     except (StartFailed, OSError, ValueError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
-    for name, found in result.items():
-        show(name, found)
     console.print(f"written: {options.output / JSON}", markup=False)
     print(json.dumps(result))
     return 1 if any(found["faults"] for found in result.values()) else 0
@@ -79,21 +78,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def death(sentences: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Two replicas of one core, one of which is killed after a third of the time; Ray starts another."""
     with dragoman(options.port, "--replicas", "2", "--cpus", "1") as server:
+        killed_at = KILLED_AT * options.seconds
 
         def kill() -> None:
-            gevent.sleep(KILLED_AT * options.seconds)
+            gevent.sleep(killed_at)
             os.kill(min(server.listening()), signal.SIGKILL)
 
         outcomes, spans = watch(server, _requests("steady", sentences, options), [2, 1, 2], kill)
-    return report(outcomes, spans, RETRYABLE, [2, 1, 2])
+    return report(outcomes, spans, [2, 1, 2], killed_at)
 
 
 def scaling(sentences: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """One replica of one core and a spike for which another is started, and ended after it."""
     scale = ("--max-replicas", "2", "--scale-up-seconds", "2", "--scale-down-seconds", "10", "--target-load", "0.1")
     with dragoman(options.port, "--replicas", "1", "--cpus", "1", *scale) as server:
-        outcomes, spans = watch(server, _requests("spike", sentences, options), [1, 2, 1], lambda: None)
-    return report(outcomes, spans, (), [1, 2, 1])
+        outcomes, spans = watch(server, _requests("spike", sentences, options), [1, 2, 1])
+    return report(outcomes, spans, [1, 2, 1])
 
 
 SCENARIOS = {"death": death, "scaling": scaling}
@@ -105,7 +105,7 @@ def _requests(shape: str, sentences: Sequence[str], options: argparse.Namespace)
 
 
 def watch(
-    server: Server, requests: Sequence[Request], expected: Sequence[int], act: Callable[[], None]
+    server: Server, requests: Sequence[Request], expected: Sequence[int], act: Callable[[], None] = lambda: None
 ) -> tuple[list[Outcome], list[Span]]:
     """Send ``requests`` while ``act`` runs beside; returns what became of them, and how many replicas there were when.
 
@@ -118,7 +118,9 @@ def watch(
 
     def look() -> None:
         while True:
-            now, replicas = time.monotonic() - begin, len(server.listening())
+            # In a thread: it takes milliseconds in which nobody could send.
+            replicas = len(gevent.get_hub().threadpool.apply(server.listening))
+            now = time.monotonic() - begin
             if replicas != spans[-1].replicas:
                 spans.append(Span(now, replicas))
             gevent.sleep(LOOKING)
@@ -129,6 +131,9 @@ def watch(
             bar = progress.add_task(f"replicas: {' → '.join(map(str, expected))}", total=len(requests))
             outcomes, _ = send(server.url, requests, sent=lambda: progress.advance(bar))
             until(lambda: len(spans) >= len(expected))
+        for each in beside:
+            if each.exception:
+                raise each.exception
     finally:
         gevent.killall(beside)
     return outcomes, spans

@@ -1,6 +1,7 @@
 """Services as processes: started, asked whether they are ready, watched, stopped."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -68,10 +69,12 @@ class Server:
 
 
 def free_port() -> int:
-    """One on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One on which nobody listens now, drawn from those that the system and Ray give nobody in the meantime."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def clean_environment(**more: str) -> dict[str, str]:

@@ -8,25 +8,35 @@ from typing import Any, NamedTuple
 from loadtest.latency import Latency
 from loadtest.request import Outcome
 
+SLACK = 0.5
+"""Seconds by which clients see later that their connection is gone, and by which clocks may begin apart."""
+
 
 class Span(NamedTuple):
     """A time in which the number of replicas stays the same."""
 
     begin: float
-    """Seconds from the first request."""
+    """Seconds from the beginning."""
     replicas: int
 
 
 def report(
-    outcomes: Sequence[Outcome], spans: Sequence[Span], allowed: Sequence[int], expected: Sequence[int]
+    outcomes: Sequence[Outcome], spans: Sequence[Span], expected: Sequence[int], lost: float | None = None
 ) -> dict[str, Any]:
     """What the ``outcomes`` of each span add up to, for JSON, and what did not hold.
 
-    Besides 200 the statuses ``allowed`` hold; ``expected`` are the numbers of replicas, one span after the other.
+    ``expected`` are the numbers of replicas, one span after the other. ``lost``: when, in seconds, a replica died; what
+    was under way then may have had no answer.
     """
     statuses = Counter(outcome.status for outcome in outcomes)
-    wrong = {status: count for status, count in statuses.items() if status not in (200, *allowed)}
+    wrong = Counter(
+        outcome.status
+        for outcome in outcomes
+        if outcome.status != 200 and not (outcome.status == 0 and _under_way(outcome, lost))
+    )
     faults = [f"{count} × {status or 'no answer'}" for status, count in wrong.items()]
+    if not statuses[200]:
+        faults.append("nothing was answered")
     seen = [span.replicas for span in spans]
     if seen != list(expected):
         faults.append(f"replicas: {', '.join(map(str, seen))}, not {', '.join(map(str, expected))}")
@@ -40,6 +50,10 @@ def report(
         ],
         "faults": faults,
     }
+
+
+def _under_way(outcome: Outcome, when: float | None) -> bool:
+    return when is not None and outcome.due - SLACK <= when <= outcome.due + outcome.seconds + SLACK
 
 
 def _sum(outcomes: Sequence[Outcome], begin: float, end: float) -> dict[str, Any]:

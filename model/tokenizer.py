@@ -10,6 +10,8 @@ import sentencepiece
 PADDING, UNKNOWN, START, END = range(4)
 LANGUAGES = ("en", "de")
 """Languages that have a token in every vocabulary; which pairs a model has learnt stands in its checkpoint."""
+FEW = 8
+"""Texts that are tokenised one by one."""
 SPACE = "▁"
 """How sentencepiece writes a space."""
 _BLANK = bytes(code for code in range(256) if chr(code).isspace())
@@ -88,9 +90,16 @@ class Tokenizer:
         return [self.language_id(target_language), *self._processor.EncodeAsIds(normalise(text)), END]
 
     def sources(self, texts: Sequence[str], target_language: str) -> list[list[int]]:
-        """`source` of each of ``texts``, in one call: one by one, other threads would be let in between any two."""
-        language = self.language_id(target_language)
-        pieces = self._processor.EncodeAsIds([normalise(text) for text in texts], num_threads=1)
+        """`source` of each of ``texts``.
+
+        Many in one call: one by one, other threads would be let in between any two. Few one by one: the call begins
+        threads, which takes longer than a sentence does.
+        """
+        language, normalised = self.language_id(target_language), [normalise(text) for text in texts]
+        if len(texts) <= FEW:
+            pieces = [self._processor.EncodeAsIds(text) for text in normalised]
+        else:
+            pieces = self._processor.EncodeAsIds(normalised, num_threads=1)
         return [[language, *ids, END] for ids in pieces]
 
     def target(self, text: str) -> list[int]:

@@ -18,6 +18,7 @@ from serving.decoding import Decoding
 from serving.engine import Engine
 from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.job import Attended, Encoded, Job, Timings, Translated, encoding, inspection, translation
+from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
 from serving.runtime import Runtime
 from serving.settings import Settings
@@ -44,6 +45,8 @@ class Attention:
     """``[heads, queries, keys]`` fp32."""
 
 
+CHARACTERS = 4
+"""In a token, about."""
 Stages = dict[str, float]
 """Seconds by stage; those of several sentences overlap, so each is its longest."""
 
@@ -168,7 +171,7 @@ class Pipeline:
         """
         begin, deadline = time.perf_counter(), self._deadline()
         self._check("text", texts)
-        ids, pieces = await asyncio.to_thread(self._read, texts, target)
+        ids, pieces = await unless_short(sum(map(len, texts)), lambda: self._read(texts, target))
         total = sum(map(len, ids))
         if not pooled and total > self.settings.max_vectors:
             raise TooLarge("text", total, self.settings.max_vectors, "tokens to encode one by one")
@@ -299,8 +302,8 @@ class Pipeline:
         self._check("prefix", prefixes, blank=True)
         # What cannot fit in any case is refused before it is worked on: a full service must not be busy with refusing.
         self.engine.check_room(self._least(texts, options))
-        # Off the event loop: a long text takes milliseconds that other requests' answers would wait for.
-        return await asyncio.to_thread(self._cut, texts, target, options, prefixes or [""] * len(texts))
+        prefixes = prefixes or [""] * len(texts)
+        return await unless_short(sum(map(len, texts)), lambda: self._cut(texts, target, options, prefixes))
 
     def _least(self, texts: Sequence[str], options: TranslateOptions) -> int:
         """Tokens that translating ``texts`` costs at least, known from their characters."""
@@ -350,7 +353,8 @@ class Pipeline:
             ]
 
         begin = time.perf_counter()
-        return await asyncio.to_thread(joined), time.perf_counter() - begin
+        tokens = sum(len(each.tokens) for result in results for each in result.hypotheses)
+        return await unless_short(CHARACTERS * tokens, joined), time.perf_counter() - begin
 
 
 def sentence_vector(memory: Array) -> Array:

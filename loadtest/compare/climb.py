@@ -9,14 +9,14 @@ STEP_UP, STEP_DOWN = 1.4, 2.0
 PRECISION = 1.1
 """Between the highest rate that held and the lowest that did not, when the search ends."""
 CLEARLY = 2.0
-"""How many times the limit a p99 is at least when the rate has failed without a second try."""
+"""How many times the limit a p99 is at least when the rate has failed without a second try, unless it is infinite."""
 LOWEST = 1 / 8
 """Of the first rate: where the search ends if nothing holds."""
 MOST = 5_000.0
 """Requests a second beyond which it does not look."""
 
 Taken: TypeAlias = Mapping[float, Sequence[float]]
-"""By rate, the p99 (seconds) of each measurement. The best of a rate's counts: the others were disturbed."""
+"""By rate, the p99 (seconds) of each measurement. The best of a rate's counts: what disturbs makes it slower."""
 
 
 def highest(taken: Taken, limit: float) -> float | None:
@@ -44,7 +44,7 @@ def following(taken: Taken, limit: float, first: float) -> float | None:
     if bad is None:
         assert good is not None
         return good * STEP_UP if good * STEP_UP <= MOST else None
-    if len(taken[bad]) == 1 and taken[bad][0] < CLEARLY * limit:
+    if len(taken[bad]) == 1 and not CLEARLY * limit <= taken[bad][0] < math.inf:
         return bad
     if good is None:
         return bad / STEP_DOWN if bad / STEP_DOWN >= LOWEST * first else None

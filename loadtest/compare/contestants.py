@@ -37,6 +37,7 @@ def cores() -> int:
 class Setting:
     """How CTranslate2 is run behind FastAPI; see `loadtest.compare.peer`."""
 
+    processes: int
     inter_threads: int
     intra_threads: int
     max_batch: int
@@ -61,6 +62,8 @@ def peer(model: Model, setting: Setting) -> Iterator[Server]:
     for name, value in asdict(setting).items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     with running(command, f"http://127.0.0.1:{port}") as server:
+        server = replace(server, replicas=setting.processes)
+        figures(server.url, setting.processes)
         yield server
 
 
@@ -84,8 +87,12 @@ def sweep(
         return value
 
     at_once = model.requests(beam_size, [0.0] * SWEEP_REQUESTS, seed)
-    threads = [(inter, cores() // inter) for inter in range(1, cores() + 1) if cores() % inter == 0]
-    settings = [Setting(inter, intra, batch) for (inter, intra), batch in itertools.product(threads, BATCHES)]
+    divisors = [number for number in range(1, cores() + 1) if cores() % number == 0]
+    settings = [
+        Setting(processes, inter, cores() // processes // inter, batch)
+        for processes, inter, batch in itertools.product(divisors, divisors, BATCHES)
+        if cores() % (processes * inter) == 0
+    ]
     speeds = {setting: answer(setting, at_once, "tokens_per_second") for setting in settings}
     finalists = sorted(speeds, key=lambda setting: -speeds[setting])[:FINALISTS]
     if not speeds[finalists[0]]:

@@ -1,13 +1,18 @@
 """The service people build around CTranslate2, as well as one can: FastAPI, and batches of whatever waits.
 
-Run as ``python -m loadtest.compare.peer --help``. One process: CTranslate2 lets go of Python's lock while it works. A
-worker (CTranslate2: ``inter_threads``) that becomes free takes who has waited longest, with others of the same kind and
-as alike in length as can be, ``max_batch`` at most, and gives them to ``translate_batch``; who comes meanwhile waits
-for the next batch. Nothing waits for a batch to fill: while there is enough to do, the workers' work is the wait.
+Run as ``python -m loadtest.compare.peer --help``. One process, for CTranslate2 lets go of Python's lock while it works;
+or several that accept from one socket, whoever is free. A worker (CTranslate2: ``inter_threads``) that becomes free
+takes who has waited longest, with others of the same kind and as alike in length as can be, ``max_batch`` at most, and
+gives them to ``translate_batch``; who comes meanwhile waits for the next batch. Nothing waits for a batch to fill:
+while there is enough to do, the workers' work is the wait.
 """
 
 import argparse
 import asyncio
+import multiprocessing
+import os
+import socket
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,10 +152,14 @@ def build(arguments: argparse.Namespace) -> FastAPI:
     @app.get("/metrics")
     async def figures() -> PlainTextResponse:
         batcher = state["batcher"]
-        return PlainTextResponse(
-            f"peer_source_tokens_total {batcher.tokens}\npeer_padded_tokens_total {batcher.padded}\n"
-            f"peer_batches_total {batcher.batches}\npeer_sentences_total {batcher.sentences}\n"
-        )
+        named = {
+            "source_tokens": batcher.tokens,
+            "padded_tokens": batcher.padded,
+            "batches": batcher.batches,
+            "sentences": batcher.sentences,
+        }
+        process = f'{{process="{os.getpid()}"}}'
+        return PlainTextResponse("".join(f"peer_{name}_total{process} {value}\n" for name, value in named.items()))
 
     @app.post("/v1/translate")
     async def translate(body: Body) -> dict[str, list[dict[str, str]]]:
@@ -171,11 +180,22 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="sentencepiece model")
     parser.add_argument("--language", type=int, required=True, help="id of the target language's token")
     parser.add_argument("--port", type=int, default=8001)
+    parser.add_argument("--processes", type=int, default=1, help="that each have the following")
     parser.add_argument("--inter-threads", type=int, default=1, help="batches translated at one time")
     parser.add_argument("--intra-threads", type=int, default=1, help="threads a batch is translated with")
     parser.add_argument("--max-batch", type=int, default=32, help="sentences in a batch")
     arguments = parser.parse_args()
-    uvicorn.run(build(arguments), host="127.0.0.1", port=arguments.port, log_level="warning")
+    listening = socket.create_server(("127.0.0.1", arguments.port), backlog=2048)
+    for _ in range(arguments.processes - 1):
+        multiprocessing.get_context("fork").Process(target=serve, args=(arguments, listening), daemon=True).start()
+    serve(arguments, listening)
+
+
+def serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
+    """Answer whom this process accepts from ``listening``, until SIGTERM."""
+    # As this project's own service does: threads in CTranslate2 want the interpreter back sooner.
+    sys.setswitchinterval(0.0005)
+    uvicorn.Server(uvicorn.Config(build(arguments), log_level="warning")).run([listening])
 
 
 if __name__ == "__main__":

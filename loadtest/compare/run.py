@@ -1,4 +1,7 @@
-"""Measure this service against FastAPI with CTranslate2 under load: the same weights, machine and requests, in turn."""
+"""Measure this service against FastAPI with CTranslate2 under load: the same weights, machine and requests, in turn.
+
+Prints a line of JSON a scenario; all of it, and a plot, are written into the output folder.
+"""
 
 # Locust's sockets come from gevent, which has to patch the standard library before anything else imports it.
 from gevent import monkey
@@ -30,7 +33,7 @@ from loadtest.compare.point import Point
 from loadtest.compare.report import JSON, LIMITS, PLOT, overview, point, show, write
 from loadtest.payloads import SENTENCES
 from loadtest.request import Request
-from loadtest.servers import Server, StartFailed, end_on_sigterm
+from loadtest.servers import Server, StartFailed, clean_environment, end_on_sigterm
 from serving.settings import SHIPPED as SHIPPED_BUNDLE
 
 console = Console(stderr=True, highlight=False)
@@ -140,8 +143,9 @@ def _scenario(scenario: Scenario, options: argparse.Namespace) -> tuple[dict[str
             break
         for name in reversed(services) if number % 2 else services:
             if rate := due[name]:
-                times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), options.seed + number)
-                requests = model.requests(scenario.beam_size, times, options.seed + number)
+                # By the rate: a second try gets the same requests.
+                times = arrivals("steady", rate, max(options.seconds, LEAST_REQUESTS / rate), options.seed)
+                requests = model.requests(scenario.beam_size, times, options.seed)
                 with warm(name, f"{rate:.1f} requests a second") as server:
                     curves[name].append(said(name, f"{rate:.1f}/s", measure(server, requests, rate)))
     show(console, str(scenario), curves)
@@ -247,7 +251,7 @@ def _model(name: str, folder: Path, data: Path) -> Model:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             command = [sys.executable, "-m", "loadtest.compare.prepare", name, temporary, str(data)]
             with console.status(f"writing the model {name} for both services (minutes, once)"):
-                subprocess.run(command, check=True)
+                subprocess.run(command, check=True, env=clean_environment())
             # Only what is complete stands under its name.
             Path(temporary).rename(place)
             Path(temporary).mkdir()
@@ -258,7 +262,8 @@ def _offline(model: Model, requests: Sequence[Request]) -> float:
     """Target tokens a second of this engine in a process of its own, given all of ``requests`` at once."""
     command = [sys.executable, "-m", "loadtest.compare.offline", str(model.bundle)]
     bodies = json.dumps([request.body for request in requests])
-    return float(subprocess.run(command, input=bodies, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    done = subprocess.run(command, input=bodies, stdout=subprocess.PIPE, text=True, check=True, env=clean_environment())
+    return float(done.stdout)
 
 
 def _machine() -> dict[str, Any]:

@@ -4,6 +4,7 @@ stage timings as a header, server-sent events."""
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -96,10 +97,14 @@ def milliseconds(stages: Mapping[str, float]) -> dict[str, float]:
     return {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
 
 
-def answer(body: BaseModel, stages: Mapping[str, float]) -> Response:
-    """``body`` as JSON, with ``stages`` (seconds) as ``Server-Timing`` (milliseconds, W3C Server Timing)."""
-    timing = ", ".join(f"{stage};dur={value}" for stage, value in milliseconds(stages).items())
+def answer(body: BaseModel, stages: Mapping[str, float], begin: float) -> Response:
+    """``body`` as JSON, with ``stages`` (seconds) as ``Server-Timing`` (milliseconds, W3C Server Timing).
+
+    And ``total``: all that has passed since ``begin``, on the clock of ``time.perf_counter``.
+    """
     content = body.model_dump_json(exclude_none=True)
+    told = milliseconds({**stages, "total": time.perf_counter() - begin})
+    timing = ", ".join(f"{stage};dur={value}" for stage, value in told.items())
     return Response(content, media_type="application/json", headers={"Server-Timing": timing})
 
 

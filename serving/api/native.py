@@ -1,7 +1,7 @@
 """The service's own dialect: /v1/translate, /v1/encode, /v1/attention, /v1/models, /healthz, /readyz, /metrics."""
 
-import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -14,6 +14,7 @@ from model.tokenizer import Tokenizer
 from serving import metrics
 from serving.api import http
 from serving.errors import NotReady
+from serving.offload import unless_short
 from serving.pipeline import Pipeline
 from serving.schemas import (
     AlternativeBody,
@@ -48,6 +49,7 @@ def build(pipeline: Pipeline) -> FastAPI:
         openapi_extra=_takes(TranslateRequest),
     )
     async def translate(request: Request) -> Response:
+        begin = time.perf_counter()
         body = await http.read(request, TranslateRequest, limit)
         source, target = pipeline.pair(body.source, body.target)
         seed = body.sampling.seed if body.sampling else None
@@ -63,16 +65,18 @@ def build(pipeline: Pipeline) -> FastAPI:
                     if isinstance(each, Delta):
                         yield "delta", StreamedDelta(index=each.index, text=each.text)
                     else:
-                        timings = http.milliseconds(each.stages)
+                        timings = http.milliseconds({**each.stages, "total": time.perf_counter() - begin})
                         yield "result", StreamedResult(**written(each.translations), timings=timings)
 
         if body.stream:
             return await http.stream(request, events())
         found, stages = await http.while_connected(request, pipeline.translate(*asked))
-        return await asyncio.to_thread(lambda: http.answer(TranslateResponse(**written(found)), stages))
+        characters = sum(len(each.text) * max(1, len(each.alternatives)) for each in found)
+        return await unless_short(characters, lambda: http.answer(TranslateResponse(**written(found)), stages, begin))
 
     @app.post("/v1/encode", response_model=EncodeResponse, openapi_extra=_takes(EncodeRequest))
     async def encode(request: Request) -> Response:
+        begin = time.perf_counter()
         body = await http.read(request, EncodeRequest, limit)
         source, target = pipeline.pair(body.source, None)
         pooled = body.pooling == "mean"
@@ -86,12 +90,13 @@ def build(pipeline: Pipeline) -> FastAPI:
                 else EncodingBody(tokens=tokens, vectors=each.tolist())
                 for tokens, each in zip(pieces, vectors, strict=True)
             ]
-            return http.answer(EncodeResponse(model=name, source=source, encodings=encodings), stages)
+            return http.answer(EncodeResponse(model=name, source=source, encodings=encodings), stages, begin)
 
-        return await asyncio.to_thread(written)
+        return await unless_short(sum(each.size for each in vectors), written)
 
     @app.post("/v1/attention", response_model=AttentionResponse, openapi_extra=_takes(AttentionRequest))
     async def attention(request: Request) -> Response:
+        begin = time.perf_counter()
         body = await http.read(request, AttentionRequest, limit)
         source, target = pipeline.pair(body.source, body.target)
         work = pipeline.attention(body.text, body.translation, source, target, body.kind, body.layer, body.head)
@@ -112,9 +117,9 @@ def build(pipeline: Pipeline) -> FastAPI:
                 keys=seen.keys,
                 heads=heads,
             )
-            return http.answer(answer, stages)
+            return http.answer(answer, stages, begin)
 
-        return await asyncio.to_thread(written)
+        return await unless_short(seen.weights.size + seen.scores.size, written)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

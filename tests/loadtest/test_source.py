@@ -105,6 +105,17 @@ def test_with_others_a_list_without_end_stops_when_they_are_answered(slow: tuple
     assert all(outcome[1] <= last for outcome in endless)
 
 
+def test_an_answer_that_breaks_off_is_none() -> None:
+    class Breaking(Stub):
+        def post(self) -> None:
+            self.body()
+            self.answer(200, b"half", missing=4)
+
+    with served(Breaking) as url:
+        outcomes, _, _ = send(url, [0.0, 0.1], [])
+    assert [status for _, _, _, status, _ in outcomes] == [0, 0]
+
+
 def test_nothing_to_send_is_over_at_once(slow: tuple[str, type[Slow]]) -> None:
     url, service = slow
     assert send(url, [], []) == ([], 0, 0)

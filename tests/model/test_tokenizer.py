@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.checkpoint import Checkpoint
 from model.sentences import split
-from model.tokenizer import END, LANGUAGES, PADDING, START, UNKNOWN, Tokenizer, language_token, normalise
+from model.tokenizer import END, FEW, LANGUAGES, PADDING, START, UNKNOWN, Tokenizer, language_token, normalise
 
 # sentencepiece writes spaces as U+2581, so that one character cannot be told from a space.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"))
@@ -76,7 +76,7 @@ def test_a_source_opens_with_its_language_and_ends(tiny_tokenizer: Tokenizer, la
     assert ids[1:] == tiny_tokenizer.target("See you tomorrow.")
 
 
-@given(st.lists(TEXT, max_size=8), st.sampled_from(LANGUAGES))
+@given(st.lists(TEXT, max_size=2 * FEW), st.sampled_from(LANGUAGES))
 def test_many_sources_at_once_are_those_of_one_after_another(
     tiny_tokenizer: Tokenizer, texts: list[str], language: str
 ) -> None:

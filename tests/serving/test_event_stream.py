@@ -65,7 +65,7 @@ def test_deltas_add_up_to_the_answer_that_is_not_streamed(
     name, result = found[-1]
     timings = result.pop("timings")
     assert name == "result"
-    assert set(timings) == {"tokenise", "queue", "encode", "decode", "detokenise"}
+    assert set(timings) == {"tokenise", "queue", "encode", "decode", "detokenise", "total"}
     assert result == post(api, **body).json
     assert told(found, len(texts)) == [each["text"] for each in result["translations"]]
 

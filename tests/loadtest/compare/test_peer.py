@@ -16,10 +16,11 @@ pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip ins
 import ctranslate2
 
 from loadtest.compare.peer import Batcher
+from loadtest.figures import figures
 from model.checkpoint import TOKENIZER, Checkpoint
 from model.tokenizer import END
 from tests.conftest import PRETRAINED
-from tests.service import fetch, free_port, running
+from tests.service import free_port, running
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def translator(converted: Path) -> ctranslate2.Translator:
 def peer(converted: Path, shipped: Checkpoint) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "loadtest.compare.peer", "--port", str(port), "--max-batch", "8"]
+    command += ["--processes", "2"]
     command += ["--model", str(converted), "--tokenizer", str(PRETRAINED / TOKENIZER)]
     command += ["--language", str(shipped.tokenizer.language_id("de"))]
     with running(command, port):
@@ -62,9 +64,9 @@ def test_it_answers_side_by_side_what_the_translator_says_alone(
         [result] = translator.translate_batch([read], beam_size=beam_size, max_decoding_length=2 * len(read) + 10)
         alone.append(shipped.tokenizer.decode([int(piece) for piece in result.hypotheses[0]]))
     assert sum(one == other for one, other in zip(found, alone, strict=True)) >= 18
-    figures = dict(line.split() for line in fetch(f"{peer}/metrics").content.decode().splitlines())
-    assert 0 < float(figures["peer_batches_total"]) < float(figures["peer_sentences_total"])
-    assert 0 < float(figures["peer_source_tokens_total"]) < float(figures["peer_padded_tokens_total"])
+    counted = figures(peer, replicas=2)
+    assert 0 < counted["batches_total"] < counted["sentences_total"]
+    assert 0 < counted["source_tokens_total"] < counted["padded_tokens_total"]
 
 
 def test_each_sentence_of_a_batch_has_the_length_it_asked_for(
