@@ -7,8 +7,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
+from starlette.routing import Route
 
 from model.tokenizer import Tokenizer
 from serving import metrics
@@ -120,6 +122,10 @@ def build(pipeline: Pipeline) -> FastAPI:
             return http.answer(answer, stages, begin)
 
         return await unless_short(seen.weights.size + seen.scores.size, written)
+
+    # FastAPI describes these, Starlette answers them: they have no dependencies to be solved anew for every request.
+    described = [route for route in app.routes if isinstance(route, APIRoute)]
+    app.router.routes[:0] = [Route(route.path, route.endpoint, methods=["POST"]) for route in described]
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
