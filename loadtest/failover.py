@@ -26,6 +26,7 @@ from loadtest.request import Outcome, Request
 from loadtest.servers import Server, StartFailed, dragoman, end_on_sigterm
 from loadtest.source import send
 from loadtest.spans import Span, report
+from loadtest.verdict import tell
 
 console = Console(stderr=True, highlight=False)
 JSON = "failover.json"
@@ -156,10 +157,7 @@ def show(name: str, found: dict[str, Any]) -> None:
     for span in found["spans"]:
         table.add_row(*(str(value) for value in span.values()))
     console.print(table)
-    for fault in found["faults"]:
-        console.print(fault, style="red", markup=False, soft_wrap=True)
-    if not found["faults"]:
-        console.print("held", style="green")
+    tell(console, found["faults"])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,22 +31,20 @@ from loadtest.timings import percentile
 from loadtest.users import Visitor
 
 console = Console(stderr=True, highlight=False)
+OTHERS = {
+    "--compare": ("loadtest.compare.run", "measure this service against FastAPI with CTranslate2"),
+    "--failover": ("loadtest.failover", "replicas that die, come and go under load"),
+    "--soak": ("loadtest.soak", "keep a service full for ten minutes, badly behaved users among them"),
+}
+"""What the command does instead, by its first flag: the module, and what is said of it."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command with ``arguments``; the exit status is 0 only when no request failed."""
-    if "--compare" in arguments:
-        from loadtest.compare.run import main as compare
-
-        return compare([argument for argument in arguments if argument != "--compare"])
-    if "--failover" in arguments:
-        from loadtest.failover import main as failover
-
-        return failover([argument for argument in arguments if argument != "--failover"])
-    if "--soak" in arguments:
-        from loadtest.soak import main as soak
-
-        return soak([argument for argument in arguments if argument != "--soak"])
+    for flag, (module, _) in OTHERS.items():
+        if flag in arguments:
+            other = importlib.import_module(module)
+            return int(other.main([argument for argument in arguments if argument != flag]))
     options = _parse(arguments)
     end_on_sigterm()
     try:
@@ -68,17 +67,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("dragoman loadtest", description=__doc__)
-    parser.add_argument(
-        "--compare", action="store_true", help="measure this service against FastAPI with CTranslate2; --compare --help"
-    )
-    parser.add_argument(
-        "--failover", action="store_true", help="replicas that die, come and go under load; --failover --help"
-    )
-    parser.add_argument(
-        "--soak",
-        action="store_true",
-        help="keep a service full for ten minutes, badly behaved users among them; --soak --help",
-    )
+    for flag, (_, does) in OTHERS.items():
+        parser.add_argument(flag, action="store_true", help=f"{does}; {flag} --help")
     parser.add_argument("--users", type=_count, default=16, help="users at one time (16)")
     parser.add_argument("--seconds", type=_count, default=30, help="how long (30)")
     parser.add_argument(

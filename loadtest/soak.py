@@ -28,6 +28,8 @@ from loadtest.figures import figures
 from loadtest.growth import Growth, plot
 from loadtest.payloads import SENTENCES, read_sentences
 from loadtest.servers import Server, StartFailed, dragoman, end_on_sigterm
+from loadtest.source import broke_off
+from loadtest.verdict import tell
 
 console = Console(stderr=True, highlight=False)
 TIMEOUT = 5
@@ -85,7 +87,7 @@ class Soaker(FastHttpUser):
         """
         with self.client.request(method, route, data=body, name=kind, catch_response=True) as response:
             status: int | str = response.status_code
-            if status == 200 and response.request_meta["exception"]:
+            if broke_off(response):
                 status = "cut off"
             elif status == 200 and kind == "stream":
                 status = ending(response.text or "")
@@ -281,10 +283,7 @@ def _show(result: dict[str, Any]) -> None:
     console.print(f"rows in use: {result['most_rows_in_use']} at most, {left} left at the end")
     if result["growth"] is None:
         console.print("too short to say whether memory grows")
-    for fault in result["faults"]:
-        console.print(fault, style="red", markup=False, soft_wrap=True)
-    if not result["faults"]:
-        console.print("held", style="green")
+    tell(console, result["faults"])
 
 
 if __name__ == "__main__":

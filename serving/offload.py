@@ -9,10 +9,10 @@ SHORT = 4_000
 T = TypeVar("T")
 
 
-async def unless_short(size: int, call: Callable[[], T]) -> T:
-    """The result of ``call``, which works on ``size`` characters or numbers.
+async def unless_short(size: int, call: Callable[[], T], short: int = SHORT) -> T:
+    """The result of ``call``, which works on ``size`` characters or numbers; ``short`` is the most that is little.
 
     A long one runs in a thread, or everybody else's answers would wait for it. A short one does not: to change threads
     and back costs more than it takes.
     """
-    return call() if size <= SHORT else await asyncio.to_thread(call)
+    return call() if size <= short else await asyncio.to_thread(call)

@@ -48,9 +48,7 @@ def ours(model: Model, replicas: int = 1, cpus: int | None = None) -> Iterator[S
     """This service with ``model``, each replica on as many cores, on all unless given."""
     given = ["--replicas", str(replicas), "--cpus", str(cpus or cores())]
     with dragoman(free_port(), "--bundle", str(model.bundle), *given) as server:
-        server = replace(server, replicas=replicas)
-        figures(server.url, replicas)  # the first replica that is ready says so for all: this waits for the last
-        yield server
+        yield _complete(server, replicas)
 
 
 @contextmanager
@@ -62,9 +60,13 @@ def peer(model: Model, setting: Setting) -> Iterator[Server]:
     for name, value in asdict(setting).items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     with running(command, f"http://127.0.0.1:{port}") as server:
-        server = replace(server, replicas=setting.processes)
-        figures(server.url, setting.processes)
-        yield server
+        yield _complete(server, setting.processes)
+
+
+def _complete(server: Server, replicas: int) -> Server:
+    """``server`` when the last of its ``replicas`` answers; the first that is ready has said so for all."""
+    figures(server.url, replicas)
+    return replace(server, replicas=replicas)
 
 
 def sweep(

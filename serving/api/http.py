@@ -18,11 +18,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serving.errors import Invalid, Malformed, MethodNotAllowed, NotFound, ServiceError, TooLarge
+from serving.offload import unless_short
 
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
-IN_THE_LOOP = 65_536
-"""Bytes that are parsed at once; larger bodies go to a thread, so that others are answered meanwhile."""
+SHORT_BODY = 65_535
+"""Bytes: JSON is read faster than texts are worked on."""
 LINGER_SECONDS = 5.0
 """How long a body that is too large is still taken."""
 BUG = "this is a bug of the service; its log says more"
@@ -42,9 +43,7 @@ async def read(request: Request, schema: type[Body], limit: int) -> Body:
         if len(received) > limit:
             await _read_on(arriving)
             raise TooLarge("body", len(received), limit, "bytes or more")
-    if len(received) < IN_THE_LOOP:
-        return _parse(bytes(received), schema)
-    return await asyncio.to_thread(_parse, bytes(received), schema)
+    return await unless_short(len(received), lambda: _parse(bytes(received), schema), SHORT_BODY)
 
 
 async def _read_on(arriving: AsyncIterator[bytes]) -> None:
@@ -92,19 +91,19 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
         watcher.cancel()
 
 
-def milliseconds(stages: Mapping[str, float]) -> dict[str, float]:
-    """``stages`` (seconds) as clients are told them."""
-    return {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
-
-
-def answer(body: BaseModel, stages: Mapping[str, float], begin: float) -> Response:
-    """``body`` as JSON, with ``stages`` (seconds) as ``Server-Timing`` (milliseconds, W3C Server Timing).
+def milliseconds(stages: Mapping[str, float], begin: float) -> dict[str, float]:
+    """``stages`` (seconds) as clients are told them.
 
     And ``total``: all that has passed since ``begin``, on the clock of ``time.perf_counter``.
     """
+    told = {**stages, "total": time.perf_counter() - begin}
+    return {stage: round(1000 * seconds, 2) for stage, seconds in told.items()}
+
+
+def answer(body: BaseModel, stages: Mapping[str, float], begin: float) -> Response:
+    """``body`` as JSON, with `milliseconds` as ``Server-Timing`` (W3C Server Timing)."""
     content = body.model_dump_json(exclude_none=True)
-    told = milliseconds({**stages, "total": time.perf_counter() - begin})
-    timing = ", ".join(f"{stage};dur={value}" for stage, value in told.items())
+    timing = ", ".join(f"{stage};dur={value}" for stage, value in milliseconds(stages, begin).items())
     return Response(content, media_type="application/json", headers={"Server-Timing": timing})
 
 

@@ -67,7 +67,7 @@ def build(pipeline: Pipeline) -> FastAPI:
                     if isinstance(each, Delta):
                         yield "delta", StreamedDelta(index=each.index, text=each.text)
                     else:
-                        timings = http.milliseconds({**each.stages, "total": time.perf_counter() - begin})
+                        timings = http.milliseconds(each.stages, begin)
                         yield "result", StreamedResult(**written(each.translations), timings=timings)
 
         if body.stream:

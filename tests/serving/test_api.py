@@ -4,8 +4,8 @@ import urllib.parse
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.figures import figures
 from tests.service import Answer, fetch
 from tests.serving.conftest import wait_until
 from tests.serving.test_event_stream import events, told
@@ -320,6 +320,5 @@ def short(service: str) -> int:
 
 def under_way(service: str) -> dict[str, float]:
     """Rows and queue of the engine."""
-    families = text_string_to_metric_families(fetch(f"{service}/metrics").content.decode())
-    samples = {each.name: each.value for family in families for each in family.samples}
-    return {name: samples[f"dragoman_{name}"] for name in ("rows_in_use", "waiting_tokens")}
+    found = figures(service)
+    return {name: found[name] for name in ("rows_in_use", "waiting_tokens")}

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import signal
 import subprocess
@@ -10,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from loadtest.servers import clean_environment
 from model import checkpoint
 from model.search import beam, sample
 from tests.service import free_port
 
 
 def dragoman(*arguments: str | Path, given: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("DRAGOMAN_")} | environment
     command = [sys.executable, "-m", "serving.cli", *map(str, arguments)]
-    return subprocess.run(command, input=given, capture_output=True, env=variables, timeout=300, check=False)
+    return subprocess.run(
+        command, input=given, capture_output=True, env=clean_environment(**environment), timeout=300, check=False
+    )
 
 
 def test_translates_lines_in_order_and_keeps_blank_ones(tiny_bundle: Path) -> None:

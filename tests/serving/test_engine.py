@@ -25,6 +25,7 @@ from serving.errors import DeadlineExceeded, NotReady, QueueFull
 from serving.job import Job, Translated, encoding, inspection, translation
 from serving.runtime import ALIGNMENT
 from serving.search import Hypothesis
+from tests.serving.conftest import wait_until
 from tests.serving.engines import Held, engine_of, greedy, mixed, run, soon
 from tests.serving.reference import expected
 
@@ -292,10 +293,7 @@ def test_what_is_only_encoded_is_load_too_while_it_waits_and_while_it_is_encoded
     go.set()
     for job in jobs:
         job.future.result(timeout=60)
-    deadline = time.monotonic() + 10
-    while engine.load and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert engine.load == 0
+    wait_until(lambda: engine.load == 0)
 
 
 # Whoever is not wanted any more.
