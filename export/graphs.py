@@ -228,7 +228,7 @@ class Lowering:
         return self._leave(graph, states, self._linear(graph, active, module.outer, f"{name}.outer"), residual, name)
 
     def _embed(self, graph: Graph, ids: str, module: nn.Module, name: str) -> str:
-        """``[b, s]`` ids to ``[b, s, w]``, times √width."""
+        """Ids ``[…]`` to ``[…, w]``, times √width."""
         self._lowered.add(module)
         stored = "embedding" if self.config.tied_embeddings else name
         if isinstance(module, QuantizedEmbedding):
@@ -246,6 +246,40 @@ class Lowering:
         root = graph.constant("root_width", self.config.width**0.5, np.float32)
         return graph.node("Mul", [vectors, root], f"{name}.scaled")
 
+    def _pack(self, graph: Graph, source: str, lengths: str) -> tuple[str, str]:
+        """Which of the padded positions of ``source`` ``[b, s]`` are tokens, and back.
+
+        Returns ``places`` ``[n]`` int64, the positions of the tokens, row after row; and ``spread`` ``[b, s]`` int64,
+        the number of the token at each position, or of the last one before it where there is none.
+        """
+        every = graph.constant("every", [-1], np.int64)
+        visible = graph.node("Reshape", [self._padding_visibility(graph, source, lengths), every], "source.flat")
+        places = graph.node("Reshape", [graph.node("NonZero", [visible], "source.found"), every], "source.places")
+        tokens = graph.node("Cast", [visible], "source.token_or_not", to=INT64)
+        counted = graph.node("CumSum", [tokens, "no_axes"], "source.counted")
+        numbers = graph.node("Sub", [counted, "one"], "source.numbers")
+        shape = graph.node("Shape", [source], "source.shape")
+        spread = graph.node("Reshape", [numbers, shape], "source.spread")
+        graph.describe(places, INT64, ["tokens"])
+        graph.describe(spread, INT64, ["rows", "source"])
+        return places, spread
+
+    def _embed_packed(self, graph: Graph, source: str, places: str) -> str:
+        """Embeddings and positions ``[n, w]`` of the tokens of ``source`` ``[b, s]``, which stand at ``places``."""
+        flat = graph.node("Reshape", [source, "every"], "source.ids")
+        vectors = self._embed(
+            graph,
+            graph.node("Gather", [flat, places], "source.tokens"),
+            self.model.source_embedding,
+            "source_embedding",
+        )
+        columns = graph.node(
+            "Mod", [places, graph.node("Shape", [source], "source.length", start=1, end=2)], "source.columns"
+        )
+        table = graph.weight("source_positions", self.model.source_positions)
+        positions = graph.node("Gather", [table, columns], "source.positions")
+        return graph.node("Add", [vectors, positions], "source.embedded")
+
     def _embed_whole(self, graph: Graph, ids: str, side: str) -> str:
         """Embeddings and positions of whole sequences: ``side`` is "source" or "target"."""
         vectors = self._embed(graph, ids, getattr(self.model, f"{side}_embedding"), f"{side}_embedding")
@@ -262,14 +296,18 @@ class Lowering:
         attention: MultiHeadAttention,
         queries: str,
         keys: str,
-        length: int | str,
-        memory: int | str,
+        query_shape: Shape,
+        key_shape: Shape,
     ) -> list[str]:
-        """Projected queries ``[b, length, w]``, keys and values ``[b, memory, w]``."""
+        """Projected queries ``[*query_shape, w]``, keys and values ``[*key_shape, w]``."""
         result = []
-        for part, states, symbol in (("query", queries, length), ("key", keys, memory), ("value", keys, memory)):
+        for part, states, shape in (
+            ("query", queries, query_shape),
+            ("key", keys, key_shape),
+            ("value", keys, key_shape),
+        ):
             projected = self._linear(graph, states, getattr(attention, part), f"{name}.{part}")
-            graph.describe(projected, FLOAT, ["rows", symbol, self.config.width])
+            graph.describe(projected, FLOAT, [*shape, self.config.width])
             result.append(projected)
         return result
 
@@ -314,17 +352,17 @@ class Lowering:
 
     # The graphs.
 
-    def _encoder_layers(self, graph: Graph, states: str, visible: str, inspected: list[tuple[str, list[str]]]) -> str:
-        """The encoder over ``states``; attention takes lengths when it steps, a boolean mask when inspected."""
+    def _encoder_layers(
+        self, graph: Graph, states: str, shape: Shape, seen: list[str], inspected: list[tuple[str, list[str]]]
+    ) -> str:
+        """The encoder over ``states`` ``[*shape, w]``; ``seen`` tells attention which keys are there."""
         for index, layer in enumerate(self.encoder):
             name = f"encoder.{index}.self"
             read = self._enter(graph, states, layer.self_residual, name)
-            query, key, value = self._projections(graph, name, layer.self_attention, read, read, "source", "source")
+            projected = self._projections(graph, name, layer.self_attention, read, read, shape, shape)
             outputs = [name, f"{name}.weights", f"{name}.scores"][: 3 if graph.name == "attention" else 1]
-            graph.nodes_with(
-                "SelfAttention", [query, key, value, visible], name, outputs, DOMAIN, heads=self.config.heads
-            )
-            graph.describe(name, FLOAT, ["rows", "source", self.config.width])
+            graph.nodes_with("SelfAttention", [*projected, *seen], name, outputs, DOMAIN, heads=self.config.heads)
+            graph.describe(name, FLOAT, [*shape, self.config.width])
             inspected.append((name, outputs[1:]))
             change = self._linear(graph, name, layer.self_attention.output, f"{name}.output")
             states = self._leave(graph, states, change, layer.self_residual, name)
@@ -337,8 +375,12 @@ class Lowering:
         graph = Graph("encoder", self.weights)
         source, lengths = graph.input("source", INT64, ["rows", "source"]), graph.input("lengths", INT32, ["rows"])
         graph.describe(lengths, INT32, ["rows"])
-        memory = self._encoder_layers(graph, self._embed_whole(graph, source, "source"), lengths, [])
-        graph.output(memory, "memory", FLOAT, ["rows", "source", self.config.width])
+        # Everything but attention sees the tokens of all rows side by side, so that padding costs next to nothing.
+        places, spread = self._pack(graph, source, lengths)
+        embedded = self._embed_packed(graph, source, places)
+        memory = self._encoder_layers(graph, embedded, ["tokens"], [lengths, places, spread], [])
+        rows = graph.node("Gather", [memory, spread], "memory.rows")
+        graph.output(rows, "memory", FLOAT, ["rows", "source", self.config.width])
         heads, head_width = self.config.heads, self.config.head_width
         by_head = graph.constant("by_head", [0, 0, heads, head_width], np.int64)
         for index, layer in enumerate(self.decoder):
@@ -347,7 +389,8 @@ class Lowering:
                 projected = self._linear(graph, memory, getattr(layer.cross_attention, part), name)
                 if self.quantised:
                     projected = self._quantize_cache(graph, projected, getattr(layer.cross_attention, part), name)
-                split = graph.node("Reshape", [projected, by_head], f"{name}.split")
+                rows = graph.node("Gather", [projected, spread], f"{name}.rows")
+                split = graph.node("Reshape", [rows, by_head], f"{name}.split")
                 cached = graph.node("Transpose", [split], f"{name}.by_head", perm=[0, 2, 1, 3])
                 graph.output(cached, f"cross_{part}_{index}", self.cache_type, ["rows", heads, "source", head_width])
         return graph
@@ -385,10 +428,11 @@ class Lowering:
                 graph.outputs.append(helper.make_tensor_value_info(output, self.cache_type, cache_shape[use]))
             return name
 
+        one_step: Shape = ["rows", 1]
         for index, layer in enumerate(self.decoder):
             name = f"decoder.{index}.self"
             read = self._enter(graph, states, layer.self_residual, name)
-            projected = self._projections(graph, name, layer.self_attention, read, read, 1, 1)
+            projected = self._projections(graph, name, layer.self_attention, read, read, one_step, one_step)
             attended = cached(name, "self", index, "MaskedSelfAttention", layer.self_attention, projected, position)
             change = self._linear(graph, attended, layer.self_attention.output, f"{name}.output")
             states = self._leave(graph, states, change, layer.self_residual, name)
@@ -416,7 +460,8 @@ class Lowering:
         target = graph.input("target", INT64, ["rows", "target"])
         inspected: list[tuple[str, list[str]]] = []
         visible = self._padding_visibility(graph, source, lengths)
-        memory = self._encoder_layers(graph, self._embed_whole(graph, source, "source"), visible, inspected)
+        embedded = self._embed_whole(graph, source, "source")
+        memory = self._encoder_layers(graph, embedded, ["rows", "source"], [visible], inspected)
         states = self._embed_whole(graph, target, "target")
         causal = self._causal_visibility(graph, target)
         for index, layer in enumerate(self.decoder):
@@ -428,7 +473,8 @@ class Lowering:
                 name = f"decoder.{index}.{use}"
                 read = self._enter(graph, states, residual, name)
                 keys, symbol = (memory, "source") if use == "cross" else (read, "target")
-                query, *kept = self._projections(graph, name, attention, read, keys, "target", symbol)
+                shapes = ["rows", "target"], ["rows", symbol]
+                query, *kept = self._projections(graph, name, attention, read, keys, *shapes)
                 if self.quantised:
                     kept = [
                         self._through_cache(graph, states, getattr(attention, part), f"{name}.{part}", symbol)

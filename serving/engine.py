@@ -1,7 +1,7 @@
 """The engine: one thread that owns the runtime and the cache, and works on everybody's requests at once.
 
-Each turn it drops what is no longer wanted, encodes some of what waits, admits it to free rows, takes one decoding
-step for every row whatever its position, delivers what is finished and packs the rows that are left.
+Each turn it drops what is no longer wanted, encodes some of what waits, admits it to free rows, packs the rows, takes
+one decoding step for each of them whatever its position, and delivers what is finished.
 
 An exception in that thread ends it: what is not done fails with NotReady, and so does whatever comes. Nothing is known
 then of the state that all requests share, so the process is replaced (`Engine.check_health`) rather than mended.
@@ -14,25 +14,32 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from model.tokenizer import START
 from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
+from serving.greedy import GreedyRows
 from serving.job import Attended, Encoded, Job, Listener, Translated
 from serving.rows import Copy, Rows
-from serving.runtime import ALIGNMENT, EncodedBatch, Runtime, StepState
+from serving.runtime import EncodedBatch, Runtime, StepState
 from serving.scheduler import Scheduler
-from serving.search import Candidates
+from serving.search import Candidates, Single
 from serving.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
 ENCODE_CHUNK = 256
-"""Padded source tokens that go through the encoder together. More make no product faster, but push the states that
-pass between its layers out of the processor's nearer caches."""
+"""Source tokens that go through the encoder together. More make no product faster, but push the states that pass
+between its layers out of the processor's nearer caches."""
 RUN_TOKENS = 8
 """Source tokens that take the encoder about as long as one more run: no more padding than that saves one."""
+ATTENTION_POSITIONS = 300
+"""Pairs of a query and a key that take the encoder about as long as a token; only attention is padded."""
+GATHER_STEPS = 4
+"""Whoever comes waits until so many steps have been taken since the last encoding, if any are: those who come in the
+meantime are encoded together, and the encoder's weights are read once for all of them."""
 
 
 @dataclass
@@ -42,7 +49,7 @@ class Work:
     source_tokens: int = 0
     """Encoded."""
     padded_tokens: int = 0
-    """Positions the encoder worked on for them, padding included."""
+    """Positions the encoder's attention worked on for them, padding included."""
     steps: int = 0
     """Of decoding."""
     rows: int = 0
@@ -67,8 +74,13 @@ class Engine:
         self._last_turn = time.monotonic()
         self._throughput = Throughput()
         self._someone_left = False
+        self._gathered = 0
+        """Steps since the last encoding."""
         self._rows: Rows[Job] = Rows()
         self._state = StepState(rows)
+        self._greedy = GreedyRows(rows, runtime.manifest.model.max_positions)
+        self._searching: list[Job] = []
+        """Of the running jobs those whose search is asked at every step."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -163,15 +175,18 @@ class Engine:
         # Written only where it was True: one who leaves between the reading and the writing would be overlooked.
         if left := self._someone_left:
             self._someone_left = False
-        gone = self._scheduler.retire(now)
-        for job in [*self._scheduler.drop(now, left), *gone]:
+        for job in self._scheduler.drop(now, left):
+            self._release(job)
             _give_up(job)
-        self._release(gone)
-        admitted = self._scheduler.admit(now)
+        admitted: list[Job] = []
+        if self._gathered >= GATHER_STEPS or not self._scheduler.running:
+            admitted = self._scheduler.admit(now)
         if admitted:
             self._encode(admitted)
+            self._gathered = 0
         if self._scheduler.running:
             self._step()
+            self._gathered += 1
         if self._scheduler.waiting_tokens:
             self._throughput.add(sum(job.cost for job in admitted), time.monotonic() - now)
 
@@ -186,81 +201,95 @@ class Engine:
         results = self._runtime.encode([[job.source for job in chunk] for chunk in chunks])
         for chunk, result in zip(chunks, results, strict=True):
             self.work.source_tokens += sum(job.source_tokens for job in chunk)
-            self.work.padded_tokens += len(chunk) * max(map(_padded, chunk))
+            self.work.padded_tokens += len(chunk) * result.positions
             self._place(chunk, result)
         self._scheduler.start(job for job in jobs if job.rows)
 
     def _place(self, jobs: list[Job], result: EncodedBatch) -> None:
-        used, finished = len(self._rows), time.monotonic()
-        starting = [job for job in jobs if job.rows]
-        if starting:
-            longest = max(job.source_tokens for job in [*starting, *self._rows.owners])
-            self._cache.deepen(used, self._written(), longest)
-            self._cache.grow(used + len(starting))
+        used, finished, state = self._rows.extent, time.monotonic(), self._state
+        if any(job.rows for job in jobs):
+            written, read = self._reach(used)
+            self._cache.deepen(used, written, max(read, *(job.source_tokens for job in jobs)))
         for index, job in enumerate(jobs):
             job.encoded = finished
-            if job.rows:
+            if job.search:
                 row = self._rows.place(job)
+                self._cache.grow(self._rows.extent)
                 self._cache.store(row, result.caches, index, job.source_tokens)
-                self._state.token[row], self._state.position[row] = START, 0
-                self._state.lengths[row] = job.source_tokens
+                state.token[row], state.position[row], state.lengths[row] = START, 0, job.source_tokens
+                self._greedy.start(row, job.search.decoding.max_tokens if job.plain else 0)
+                if not job.plain:
+                    self._searching.append(job)
             else:
                 memory = result.memory[index, : job.source_tokens].copy()
                 _deliver(job, Encoded(memory, job.timings()))
 
-    def _written(self) -> int:
-        """Positions that the next step's deepest row needs."""
-        return int(self._state.position[: len(self._rows)].max(initial=0)) + 1
+    def _reach(self, rows: int) -> tuple[int, int]:
+        """Target and source positions that the next step's deepest row needs, of the first ``rows``."""
+        state = self._state
+        return int(state.position[:rows].max(initial=0)) + 1, int(state.lengths[:rows].max(initial=0))
 
     def _step(self) -> None:
-        running, rows, state = self._scheduler.running, len(self._rows), self._state
-        longest = max(job.source_tokens for job in running)
-        self._cache.deepen(rows, self._written(), longest)
+        self._copy(self._rows.pack())
+        rows, state = len(self._rows), self._state
+        self._cache.deepen(rows, *self._reach(rows))
         # ONNX Runtime's TopK takes twice as long to find one token as to find two.
         wanted = 2
-        for job in running:
+        for job in self._searching:
             assert job.search
             wanted = max(wanted, job.search.wanted)
-            if (given := job.search.given) is not None:
-                state.given[job.places[0]] = given
+            if (token := job.search.given) is not None:
+                state.given[job.places[0]] = token
         k = min(wanted, self._runtime.manifest.model.vocabulary)
-        found = [array.tolist() for array in self._runtime.step(self._cache, state, rows, k)]
+        tokens, log_probabilities, given = self._runtime.step(self._cache, state, rows, k)
+        best = tokens[:, 0]
+        ended = self._greedy.write(state.position[:rows], best, log_probabilities[:, 0])
+        finished = [self._rows.owners[row] for row in ended]
+        for row, job in zip(ended, finished, strict=True):
+            assert isinstance(job.search, Single)
+            job.search.finish(*self._greedy.written(row, int(state.position[row]) + 1))
+        state.token[:rows] = best
         state.position[:rows] += 1
         self.work.steps += 1
         self.work.rows += rows
+        if self._searching:
+            finished += self._search([tokens.tolist(), log_probabilities.tolist(), given.tolist()])
+        self._scheduler.finish(finished)
+        for job in finished:
+            assert job.search
+            _deliver(job, Translated(job.search.hypotheses, job.timings()))
+            self._release(job)
+
+    def _search(self, found: list[list[Any]]) -> list[Job]:
+        """Let those searches that are asked choose from what a step found; returns the jobs that are done."""
         copies: list[Copy] = []
         finished: list[Job] = []
         heard: dict[AbstractEventLoop, list[tuple[Listener, int]]] = defaultdict(list)
-        tokens: list[tuple[Job, list[int]]] = []
-        for job in running:
+        chosen: list[tuple[Job, list[int]]] = []
+        for job in self._searching:
             assert job.search
             following = job.search.advance([Candidates(*(part[row] for part in found)) for row in job.places])
             if following:
                 copies += self._rows.follow(job, [parent for parent, _ in following])
-                tokens.append((job, [token for _, token in following]))
+                chosen.append((job, [token for _, token in following]))
             else:
                 finished.append(job)
             if job.listener:
                 heard[job.listener.loop].append((job.listener, job.search.last))
         self._copy(copies)
-        for job, each in tokens:
+        for job, each in chosen:
             for row, token in zip(job.places, each, strict=True):
-                state.token[row] = token
-        gone = self._scheduler.retire(time.monotonic(), finished)
+                self._state.token[row] = token
         # What is done is told before anything else can go wrong.
         _tell(heard)
-        for job in finished:
-            assert job.search
-            _deliver(job, Translated(job.search.hypotheses, job.timings()))
-        for job in gone:
-            _give_up(job)
-        self._release([*finished, *gone])
+        return finished
 
-    def _release(self, jobs: Iterable[Job]) -> None:
-        """Free the rows of ``jobs`` and pack those that are left."""
-        for job in jobs:
+    def _release(self, job: Job) -> None:
+        """Free the rows of ``job``, if it has any; they are filled again before the next step."""
+        if job.places:
             self._rows.release(job)
-        self._copy(self._rows.pack())
+            if not job.plain:
+                self._searching.remove(job)
 
     def _copy(self, copies: list[Copy]) -> None:
         """Copy rows over others: caches and all."""
@@ -271,29 +300,31 @@ class Engine:
         for origin, row, fresh in copies:
             # Rows of one beam share the source's part: within it, only the target's needs copying.
             self._cache.copy(origin, row, int(state.position[origin]), int(state.lengths[origin]) if fresh else 0)
-        state.copy([copy.origin for copy in copies], [copy.row for copy in copies])
+        origins, rows = [copy.origin for copy in copies], [copy.row for copy in copies]
+        state.copy(origins, rows)
+        self._greedy.copy(origins, rows)
 
 
 def _chunks(jobs: list[Job], lanes: int) -> Iterator[list[Job]]:
-    """``jobs`` by length, so that little is padded, in parts of `ENCODE_CHUNK` padded tokens at most or one job.
+    """``jobs`` by length, so that attention pads little, in parts of `ENCODE_CHUNK` tokens at most or one job.
 
     Few jobs are parted so that each of ``lanes`` has some.
     """
-    longest = max((_padded(job) for job in jobs), default=0)
-    limit = min(ENCODE_CHUNK, longest * len(jobs) // lanes + longest - 1)
+    longest = max((job.source_tokens for job in jobs), default=0)
+    limit = min(ENCODE_CHUNK, sum(job.source_tokens for job in jobs) // lanes + longest - 1)
     chunk: list[Job] = []
-    for job in sorted(jobs, key=_padded):
-        padding = len(chunk) * (_padded(job) - _padded(chunk[-1])) if chunk else 0
-        if chunk and (padding > RUN_TOKENS or _padded(job) * (len(chunk) + 1) > limit):
+    tokens = pairs = 0
+    for job in sorted(jobs, key=lambda job: job.source_tokens):
+        length = job.source_tokens
+        padding = (len(chunk) * length**2 - pairs) / ATTENTION_POSITIONS
+        if chunk and (padding > RUN_TOKENS or tokens + length > limit):
             yield chunk
-            chunk = []
+            chunk, tokens, pairs = [], 0, 0
         chunk.append(job)
+        tokens += length
+        pairs += length**2
     if chunk:
         yield chunk
-
-
-def _padded(job: Job) -> int:
-    return -(-job.source_tokens // ALIGNMENT) * ALIGNMENT
 
 
 def _tell(heard: dict[AbstractEventLoop, list[tuple[Listener, int]]]) -> None:

@@ -77,6 +77,11 @@ class Job(Ticket):
     admitted: float = 0.0
     encoded: float = 0.0
 
+    @property
+    def plain(self) -> bool:
+        """Whether its next token is always the likeliest, and nobody wants to hear it."""
+        return self.search is not None and self.search.plain and not self.listener
+
     def timings(self) -> Timings:
         """Stages as of now."""
         return Timings(self.admitted - self.arrived, self.encoded - self.admitted, time.monotonic() - self.encoded)

@@ -36,7 +36,12 @@ class _Figures(Collector):
             (GaugeMetricFamily, "queue_tokens", "Tokens that may wait", engine.queue_tokens),
             (GaugeMetricFamily, "waiting_tokens", "Tokens of sentences not encoded yet", engine.waiting_tokens),
             (CounterMetricFamily, "source_tokens", "Source tokens encoded", work.source_tokens),
-            (CounterMetricFamily, "padded_tokens", "Positions encoded for them, padding included", work.padded_tokens),
+            (
+                CounterMetricFamily,
+                "padded_tokens",
+                "Positions of the encoder's attention, padding included",
+                work.padded_tokens,
+            ),
             (CounterMetricFamily, "steps", "Decoding steps", work.steps),
             (CounterMetricFamily, "decoded_rows", "Rows of all steps: over steps, of a step on average", work.rows),
         ):

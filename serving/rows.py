@@ -1,4 +1,4 @@
-"""Which row of a step belongs to whom: rows in use stay packed from 0 on, whoever joins and leaves."""
+"""Which row of a step belongs to whom: rows in use are packed from 0 on, whoever joins and leaves."""
 
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -26,16 +26,29 @@ class Rows(Generic[T]):
 
     def __init__(self) -> None:
         self.owners: list[T] = []
+        """By row; one that has been freed since they were packed keeps its last."""
         self._holes: list[int] = []
 
     def __len__(self) -> int:
+        """Rows in use."""
+        return len(self.owners) - len(self._holes)
+
+    @property
+    def extent(self) -> int:
+        """Rows up to the last one, those that have been freed included."""
         return len(self.owners)
 
     def place(self, job: T) -> int:
-        """Give ``job`` its first row. Not between `follow` or `release` and `pack`."""
-        job.places = [len(self.owners)]
-        self.owners.append(job)
-        return job.places[0]
+        """Give ``job`` its first row: one that has been freed, or a new one at the end. Not between two `follow`."""
+        if self._holes:
+            row = min(self._holes)  # the least that then has to be moved
+            self._holes.remove(row)
+            self.owners[row] = job
+        else:
+            row = len(self.owners)
+            self.owners.append(job)
+        job.places = [row]
+        return row
 
     def follow(self, job: T, parents: Sequence[int]) -> list[Copy]:
         """Let hypotheses of ``job`` go on, each from the one at its index in ``parents``; the others' rows are freed.

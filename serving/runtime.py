@@ -57,6 +57,11 @@ class EncodedBatch:
     caches: dict[str, Array]
     """``cross_key_0`` and so on, ``[rows, heads, source, head_width]``, of the caches' dtype."""
 
+    @property
+    def positions(self) -> int:
+        """Of each row, padding included."""
+        return int(self.memory.shape[1])
+
 
 def pad(rows: list[list[int]]) -> tuple[Array, Array]:
     """``[len(rows), longest]`` int64, the longest rounded up to `ALIGNMENT`, and lengths ``[len(rows)]`` int32."""

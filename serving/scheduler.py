@@ -59,7 +59,7 @@ class Line(Generic[T]):
 
 
 class Scheduler(Generic[T]):
-    """Shares out the free rows, and the padded tokens that one turn may encode, fairly among requests.
+    """Shares out the free rows, and the source tokens that one turn may encode, fairly among requests.
 
     Fair queueing (Demers, Keshav and Shenker 1989): a virtual clock advances by the cost of what is admitted over the
     number of requests that wait. A request's first job is due when it arrives, each further one its predecessor's cost
@@ -111,13 +111,15 @@ class Scheduler(Generic[T]):
     def admit(self, now: float) -> list[T]:
         """Take from the queue what this turn encodes, in the order in which it is due.
 
-        The first job always fits; further ones while rows are free and the batch, padded to its longest source, stays
-        within ``encode_tokens``. The caller encodes them and calls `start`.
+        The first job always fits; further ones while rows are free and their sources stay within ``encode_tokens``. The
+        caller encodes them and calls `start`.
         """
         if len(self._lines) > 1:
             self._crowded_until = now + CROWDED_SECONDS
         admitted = self.encoding = []
-        free, longest = self.rows - sum(job.rows for job in self.running), 0
+        if not self._queue:
+            return admitted
+        free, tokens = self.rows - sum(job.rows for job in self.running), 0
         satisfied: list[Line[T]] = []
         while self._queue:
             line = self._queue[0]
@@ -125,9 +127,9 @@ class Scheduler(Generic[T]):
             if job.rows and line.rows and line.rows + job.rows > self.share and now < self._crowded_until:
                 satisfied.append(heapq.heappop(self._queue))
                 continue
-            longest = max(longest, job.source_tokens)
+            tokens += job.source_tokens
             # Who has no room yet is not passed by others: a wide beam could wait for ever.
-            if job.rows > free or (admitted and longest * (len(admitted) + 1) > self.encode_tokens):
+            if job.rows > free or (admitted and tokens > self.encode_tokens):
                 break
             self._clock = max(self._clock + job.cost / (len(self._queue) + len(satisfied)), line.start)
             line.waiting.popleft()
@@ -153,35 +155,33 @@ class Scheduler(Generic[T]):
         self._leave(set(self.encoding).difference(started))
         self.encoding = []
 
-    def retire(self, now: float, finished: Iterable[T] = ()) -> list[T]:
-        """Take out of the running jobs those ``finished``; returns the others that nobody waits for, out as well."""
-        done = set(finished)
-        gone = [job for job in self.running if job not in done and job.gone(now)]
-        done.update(gone)
-        if done:
+    def finish(self, jobs: Sequence[T]) -> None:
+        """Take running ``jobs`` out: they are done."""
+        if jobs:
+            done = set(jobs)
             self.running = [job for job in self.running if job not in done]
             self._leave(done)
-        return gone
 
     def drop(self, now: float, cancelled: bool = True) -> list[T]:
-        """Take from the queue the jobs that are cancelled or whose deadline has passed.
+        """Take out the jobs that are cancelled or whose deadline has passed, waiting or running.
 
         ``cancelled`` False promises that none has been cancelled since the last time; then nobody is looked at before
         the next deadline.
         """
         if not cancelled and now < self._next_deadline:
             return []
-        waiting = [job for line in self._queue for job in line.waiting]
+        everybody = [*(job for line in self._queue for job in line.waiting), *self.running]
         # Asked once: others cancel at any moment.
-        gone = {job: None for job in waiting if job.gone(now)}
+        gone = {job: None for job in everybody if job.gone(now)}
         if gone:
+            self.waiting_tokens -= sum(job.cost for line in self._queue for job in line.waiting if job in gone)
+            self._leave([job for line in self._queue for job in line.waiting if job in gone], held=False)
             for line in self._queue:
                 line.waiting = deque(job for job in line.waiting if job not in gone)
             self._queue = [line for line in self._queue if line.waiting]
             heapq.heapify(self._queue)
-            self.waiting_tokens -= sum(job.cost for job in gone)
-            self._leave(gone, held=False)
-        self._next_deadline = min((job.deadline for job in waiting if job not in gone), default=math.inf)
+            self.finish([job for job in self.running if job in gone])
+        self._next_deadline = min((job.deadline for job in everybody if job not in gone), default=math.inf)
         return list(gone)
 
     def clear(self) -> list[T]:

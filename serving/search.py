@@ -48,6 +48,9 @@ class Search:
         self.decoding = decoding
         self._bound = bool(decoding.no_repeat_ngram or decoding.min_tokens > 1)
 
+    plain = False
+    """Whether always the likeliest token comes next, so that nobody need ask: `serving.greedy`."""
+
     @property
     def wanted(self) -> int:
         """How many of the best tokens the next step must find for each row."""
@@ -88,6 +91,11 @@ class Single(Search):
         self._random = generator(sampling.seed, sampling.stream) if sampling else None
         self._choices = sampling.top_k if sampling else 1
         self._forbidden = self._banned(self.tokens)
+        self.plain = not (sampling or decoding.prefix or self._bound)
+
+    def finish(self, tokens: list[int], log_probabilities: list[float]) -> None:
+        """Take at once what a `plain` search wrote."""
+        self.tokens, self._log_probabilities = tokens, log_probabilities
 
     @property
     def wanted(self) -> int:

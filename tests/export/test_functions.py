@@ -36,9 +36,12 @@ RANKS = {
     "key_cache": 4,
     "value_cache": 4,
     "visible": 4,
+    "places": 1,
+    "spread": 2,
 }
 RANKS |= dict.fromkeys(("keys", "values", "weights", "scores"), 4)
 TYPES = {"lengths": TensorProto.INT32, "position": TensorProto.INT32, "visible": TensorProto.BOOL}
+TYPES |= {"places": TensorProto.INT64, "spread": TensorProto.INT64}
 INT8_TYPES = {"input": TensorProto.UINT8, "zero": TensorProto.UINT8, "weight": TensorProto.INT8}
 INT8_TYPES |= dict.fromkeys((*CACHES, *CACHES.values(), "last_key", "last_value", "integers"), TensorProto.INT8)
 
@@ -61,7 +64,8 @@ def one_node(
     types = TYPES | (INT8_TYPES if quantised else {})
 
     def value(parameter: str) -> onnx.ValueInfoProto:
-        rank = RANKS.get(parameter, 2 if name == "Linear" else 3)
+        packed = name == "Linear" or (name == "SelfAttention" and not inspected)
+        rank = RANKS.get(parameter, 2 if packed else 3)
         shape = None if name in CACHE_LAYERS else [f"{parameter}_{axis}" for axis in range(rank)]
         return helper.make_tensor_value_info(parameter, types.get(parameter, TensorProto.FLOAT), shape)
 
@@ -106,7 +110,25 @@ def run(function: onnxruntime.InferenceSession, feeds: Feeds) -> Feeds:
     return {output: value.numpy().copy() for output, value in zip(names, binding.get_outputs(), strict=True)}
 
 
+def packed(feeds: Feeds) -> Feeds:
+    """Padded rows ``[b, s, w]`` as SelfAttention takes them: side by side, with what stands behind their lengths."""
+    rows, extent, width = feeds["query"].shape
+    flat = {part: feeds[part].reshape(-1, width) for part in ("query", "key", "value")}
+    places = np.flatnonzero(np.arange(extent) < feeds["lengths"][:, None])
+    return {**flat, "lengths": feeds["lengths"], "places": places, "spread": np.arange(rows * extent).reshape(rows, -1)}
+
+
+def unpacked(output: Array, feeds: Feeds) -> Array:
+    """SelfAttention's ``output`` ``[n, w]`` for `packed` ``feeds`` as padded rows, zero behind their lengths."""
+    padded = np.zeros(feeds["query"].shape, np.float32)
+    padded[np.arange(padded.shape[1]) < feeds["lengths"][:, None]] = output
+    return padded
+
+
 def attend(name: str, bodies: Bodies, heads: int, feeds: Feeds, threads: int = 1) -> Feeds:
+    if name == "SelfAttention":
+        found = run(session(name, bodies, heads, threads=threads), packed(feeds))
+        return {"output": unpacked(found["output"], feeds)}
     return run(session(name, bodies, heads, quantised="key_unit" in feeds, threads=threads), feeds)
 
 
@@ -202,6 +224,8 @@ def test_both_bodies_compute_the_formula(
         keys, values = seen(feeds)
     visible = np.arange(extent) < valid(feeds)[:, None, None, None]
     expected = attention(by_head(feeds["query"], heads), keys, values, visible)[0]
+    if name == "SelfAttention":
+        expected[~visible[:, 0, 0]] = 0
     standard, fused = (attend(name, bodies, heads, feeds)["output"] for bodies in BODIES)
     np.testing.assert_allclose(standard, expected, atol=5e-6)
     np.testing.assert_allclose(fused, expected, atol=5e-6)
@@ -307,7 +331,11 @@ def test_cross_attention_leaves_its_caches_as_they_were(bodies: Bodies, quantise
 @every_attention
 def test_standard_bodies_run_outside_onnx_runtime(name: str, quantised: bool) -> None:
     feeds = example(name, 3, quantised)
-    elsewhere = ReferenceEvaluator(one_node(name, "standard", 2, quantised=quantised)).run(["output"], feeds)[0]
+    model = one_node(name, "standard", 2, quantised=quantised)
+    given = packed(feeds) if name == "SelfAttention" else feeds
+    elsewhere = ReferenceEvaluator(model).run(["output"], given)[0]
+    if name == "SelfAttention":
+        elsewhere = unpacked(elsewhere, feeds)
     np.testing.assert_allclose(elsewhere, attend(name, "standard", 2, feeds)["output"], atol=5e-6)
 
 
@@ -450,7 +478,7 @@ def quantised_linear(
     )
 
 
-def packed(bodies: Bodies, feeds: Feeds) -> onnxruntime.InferenceSession:
+def prepacked(bodies: Bodies, feeds: Feeds) -> onnxruntime.InferenceSession:
     """int8 ``Linear`` with all but its input as constants, as in a bundle: the runtime lays them out anew."""
     model = onnx.ModelProto()
     model.CopyFrom(one_node("Linear", bodies, quantised=True))
@@ -472,7 +500,7 @@ def test_int8_linear_is_the_quantised_layer_bit_for_bit(features: int, negative:
         expected = module(torch.from_numpy(states)).numpy()
         for bodies in BODIES:
             assert np.array_equal(run(session("Linear", bodies, quantised=True), feeds)["output"], expected)
-            assert np.array_equal(packed(bodies, feeds).run(None, {"input": feeds["input"]})[0], expected)
+            assert np.array_equal(prepacked(bodies, feeds).run(None, {"input": feeds["input"]})[0], expected)
 
 
 @every_body

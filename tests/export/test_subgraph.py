@@ -67,9 +67,17 @@ def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
     units = {"key_unit": "[2, 1, 8]", "value_unit": "[2, 1, 8]"} if int8 else {}
     source, step, target = "[rows, source, 16]", "[rows, 1, 16]", "[rows, target, 16]"
     self_cache, cross_cache = CACHE.format("capacity"), CACHE.format("source")
+    packed = "[tokens, 16]"
     assert shapes["encoder", "encoder.0.self"] == (
-        {"query": source, "key": source, "value": source, "lengths": "[rows]"},
-        {"output": source},
+        {
+            "query": packed,
+            "key": packed,
+            "value": packed,
+            "lengths": "[rows]",
+            "places": "[tokens]",
+            "spread": "[rows, source]",
+        },
+        {"output": packed},
     )
     assert shapes["decoder", "decoder.1.self"] == (
         {
@@ -103,12 +111,15 @@ def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
 
 
 def test_encoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
+    """Rows of 8, 3 and 1 tokens side by side; behind them stands their last token again."""
     lengths = np.array([8, 3, 1], np.int32)
-    feeds = {part: normal(seed, 3, 8, 16) for seed, part in enumerate(("query", "key", "value"))}
-    found = run(cut_out(each_bundle, "encoder.0.self"), feeds | {"lengths": lengths})
-    visible = np.arange(8) < lengths[:, None, None, None]
-    expected = attention(*(by_head(states, 2) for states in feeds.values()), visible)[0]
-    np.testing.assert_allclose(found["output"], expected, atol=5e-6)
+    visible = np.arange(8) < lengths[:, None]
+    packing = {"lengths": lengths, "places": np.flatnonzero(visible), "spread": np.cumsum(visible).reshape(3, 8) - 1}
+    feeds = {part: normal(seed, 12, 16) for seed, part in enumerate(("query", "key", "value"))}
+    found = run(cut_out(each_bundle, "encoder.0.self"), feeds | packing)
+    padded = (by_head(states[packing["spread"]], 2) for states in feeds.values())
+    expected = attention(*padded, visible[:, None, None])[0]
+    np.testing.assert_allclose(found["output"], expected[visible], atol=5e-6)
 
 
 def test_decoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:

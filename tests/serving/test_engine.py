@@ -20,10 +20,9 @@ from model import search as oracle
 from model.tokenizer import END, START, Tokenizer
 from model.transformer import Transformer
 from serving.decoding import Decoding, Sampling
-from serving.engine import ENCODE_CHUNK, RUN_TOKENS, Engine, _chunks
+from serving.engine import ATTENTION_POSITIONS, ENCODE_CHUNK, GATHER_STEPS, RUN_TOKENS, Engine, _chunks
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
 from serving.job import Job, Translated, encoding, inspection, translation
-from serving.runtime import ALIGNMENT
 from serving.search import Hypothesis
 from tests.serving.conftest import wait_until
 from tests.serving.engines import Held, engine_of, greedy, mixed, run, soon
@@ -203,16 +202,19 @@ def test_chunks_hold_every_job_once_and_little_padding(lengths: list[int], order
     assert {id(job) for chunk in chunks for job in chunk} == {id(job) for job in jobs}
     assert sum(map(len, chunks)) == len(jobs)
 
-    def width(job: Job) -> int:
-        return -(-job.source_tokens // ALIGNMENT) * ALIGNMENT
+    def padding(chunk: list[Job], longest: int) -> float:
+        """What attention over ``chunk`` takes more when it is padded to ``longest``, in tokens."""
+        return sum(longest**2 - job.source_tokens**2 for job in chunk) / ATTENTION_POSITIONS
 
-    assert all(len(chunk) == 1 or len(chunk) * width(chunk[-1]) <= ENCODE_CHUNK for chunk in chunks)
+    def tokens(chunk: list[Job]) -> int:
+        return sum(job.source_tokens for job in chunk)
+
+    assert all(len(chunk) == 1 or tokens(chunk) <= ENCODE_CHUNK for chunk in chunks)
     for chunk in chunks:
-        for index, (job, longer) in enumerate(itertools.pairwise(chunk), 1):
-            assert index * (width(longer) - width(job)) <= RUN_TOKENS, "so much padding costs more than a run"
+        assert padding(chunk, chunk[-1].source_tokens) <= RUN_TOKENS, "so much padding costs more than a run"
     for chunk, (longer, *_) in itertools.pairwise(chunks):
-        padding = len(chunk) * (width(longer) - width(chunk[-1]))
-        assert padding > RUN_TOKENS or (len(chunk) + 1) * width(longer) > ENCODE_CHUNK, "a run for nothing"
+        much = padding(chunk, longer.source_tokens) > RUN_TOKENS
+        assert much or tokens(chunk) + longer.source_tokens > ENCODE_CHUNK, "a run for nothing"
 
 
 @pytest.mark.parametrize("lanes", [2, 3, 8])
@@ -221,6 +223,40 @@ def test_few_jobs_of_one_length_are_parted_evenly_among_the_lanes(jobs: int, lan
     chunks = list(_chunks([encoding([9] * 10, 0.0) for _ in range(jobs)], lanes))
     assert sum(map(len, chunks)) == jobs
     assert max(map(len, chunks)) == -(-jobs // lanes)
+
+
+def test_who_comes_while_others_decode_is_encoded_with_those_who_come_soon_after(
+    make: Callable[..., Engine], sources: list[list[int]]
+) -> None:
+    engine = make(rows=8)
+    held = Held(engine)
+    batches: list[int] = []
+    encode = engine._runtime.encode
+
+    def watched(chunks: Sequence[list[list[int]]]) -> Any:
+        batches.append(sum(map(len, chunks)))
+        return encode(chunks)
+
+    engine._runtime.encode = watched  # type: ignore[method-assign]
+    decoding = Decoding(30, min_tokens=30)
+    jobs = [translation(source, decoding, soon()) for source in sources[:5]]
+    engine.submit(jobs[:1])
+    assert held.next() == 1  # at once: nobody else is there
+    for job in jobs[1:4]:
+        engine.submit([job])
+        held.let_go()
+        assert held.next() == 1
+    held.let_go(GATHER_STEPS - 3)
+    assert held.next() == 4
+    held.let_go(GATHER_STEPS)
+    held.next()
+    engine.submit(jobs[4:])
+    held.let_go()
+    assert held.next() == 5  # at once: nobody has come for long
+    assert batches == [1, 3, 1]
+    held.release()
+    for job in jobs:
+        job.future.result(timeout=60)
 
 
 def test_a_list_leaves_room_for_those_who_come_after_it(make: Callable[..., Engine], sources: list[list[int]]) -> None:
@@ -403,6 +439,7 @@ def test_a_deadline_that_passes_during_a_step_ends_the_job_after_it(
     good = translation(sources[0], Decoding(20, min_tokens=20), soon())
     engine.submit([good])
     held.let_go(2)
+    held.let_go(GATHER_STEPS - 2)
     late = translation(sources[1], Decoding(20, min_tokens=20, beam_size=3), time.monotonic() + 0.5)
     engine.submit([late])
     held.let_go(2)

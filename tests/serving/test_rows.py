@@ -43,7 +43,7 @@ class Memory:
 
 
 class Steps(RuleBasedStateMachine):
-    """An engine's turns: some join, each step some follow, some finish, some are cancelled; then rows are packed."""
+    """An engine's turns: some join, rows are packed, then in a step some follow, some finish, some are cancelled."""
 
     @initialize(limit=st.integers(1, 14))
     def begin(self, limit: int) -> None:
@@ -58,6 +58,7 @@ class Steps(RuleBasedStateMachine):
 
     def check_bounds(self) -> None:
         assert len(self.rows) <= sum(job.rows for job in self.running) <= self.limit
+        assert len(self.rows) <= self.rows.extent <= self.limit
 
     @rule(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4))
     def join(self, sizes: list[int]) -> None:
@@ -65,14 +66,17 @@ class Steps(RuleBasedStateMachine):
             self.joined += 1
             job = beam(size, self.joined)
             if self.fits(job):
+                extent, freed = self.rows.extent, self.rows.extent - len(self.rows)
                 row = self.rows.place(job)
-                assert row == len(self.rows) - 1
                 assert job.places == [row]
+                assert row < extent if freed else row == extent, "a freed row is filled first"
+                assert all(row not in other.places for other in self.running)
                 self.memory.sources[row], self.memory.targets[row] = job.source, ""
                 self.running.append(job)
 
     @rule(choices=st.data(), cancelled=st.floats(0, 0.3))
     def step(self, choices: Any, cancelled: float) -> None:
+        self.pack()
         copies: list[Copy] = []
         leaving: list[Beam] = []
         for job in self.running:
@@ -111,18 +115,20 @@ class Steps(RuleBasedStateMachine):
             self.rows.release(job)
             assert job.places == []
             self.running.remove(job)
+
+    def pack(self) -> None:
         moves = self.rows.pack()
         assert all(move.fresh for move in moves)
         assert len(moves) <= self.limit
         self.memory.apply(moves)
         assert self.rows.pack() == []
+        assert sorted(row for job in self.running for row in job.places) == list(range(self.rows.extent))
 
     @invariant()
-    def rows_in_use_are_packed_and_owned(self) -> None:
+    def rows_in_use_are_owned(self) -> None:
         places = {row: job for job in self.running for row in job.places}
-        assert sorted(places) == list(range(len(self.rows)))
-        assert [places[row] for row in range(len(self.rows))] == self.rows.owners
-        assert sum(len(job.places) for job in self.running) == len(self.rows)
+        assert sum(len(job.places) for job in self.running) == len(places) == len(self.rows)
+        assert all(self.rows.owners[row] is job for row, job in places.items())
         self.check_bounds()
 
     @invariant()

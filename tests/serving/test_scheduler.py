@@ -43,7 +43,7 @@ def one_by_one(scheduler: Scheduler[Ticket]) -> Iterator[Ticket]:
     """The jobs in the order in which they are admitted, each done before the next."""
     while admitted := admit(scheduler):
         yield from admitted
-        scheduler.retire(0.0, [job for job in admitted if job.rows])
+        scheduler.finish([job for job in admitted if job.rows])
 
 
 # The order of admission.
@@ -56,7 +56,7 @@ def test_single_jobs_are_admitted_in_order_of_arrival_while_rows_are_free() -> N
         scheduler.add([job])
     assert admit(scheduler) == [first, second]
     assert admit(scheduler) == []
-    assert scheduler.retire(0.0, [first]) == []
+    scheduler.finish([first])
     assert scheduler.running == [second]
     assert admit(scheduler) == [third]
 
@@ -72,7 +72,7 @@ def test_single_jobs_keep_their_order_whatever_their_cost_and_whenever_they_come
         scheduler.add(jobs[-1:])
         for _ in range(turns):
             admitted += (batch := admit(scheduler))
-            scheduler.retire(0.0, batch)
+            scheduler.finish(batch)
     assert [*admitted, *one_by_one(scheduler)] == jobs
 
 
@@ -82,9 +82,9 @@ def test_jobs_of_one_request_keep_their_order() -> None:
     scheduler.add(jobs)
     assert admit(scheduler) == jobs[:3]
     # The one in the middle first, and so on.
-    scheduler.retire(0.0, jobs[1:2])
+    scheduler.finish(jobs[1:2])
     assert admit(scheduler) == jobs[3:4]
-    scheduler.retire(0.0, [jobs[0], jobs[2], jobs[3]])
+    scheduler.finish([jobs[0], jobs[2], jobs[3]])
     assert admit(scheduler) == jobs[4:]
 
 
@@ -105,7 +105,7 @@ def test_a_single_job_that_comes_after_a_list_of_hundreds_is_admitted_next() -> 
     scheduler.add([single])
     for done in many[:2]:  # it needs two rows, and no other job takes the first of them
         assert admit(scheduler) == []
-        scheduler.retire(0.0, [done])
+        scheduler.finish([done])
     assert admit(scheduler) == [single]
 
 
@@ -179,7 +179,7 @@ def test_a_list_that_went_on_while_another_had_its_share_owes_nothing_to_those_w
     beam = ticket(rows=3)
     scheduler.add([beam, *tickets(9)])
     scheduler.add(tickets(100))
-    scheduler.retire(0.0, [job for job in admit(scheduler) if job is not beam])
+    scheduler.finish([job for job in admit(scheduler) if job is not beam])
     order = one_by_one(scheduler)
     for _ in range(40):
         next(order)
@@ -262,11 +262,11 @@ def test_of_those_who_stay_when_others_leave_the_one_due_first_comes_first() -> 
 # The room there is.
 
 
-def test_a_batch_is_charged_by_its_padded_size() -> None:
+def test_a_batch_is_charged_by_its_tokens() -> None:
     scheduler = scheduler_of(rows=10, encode_tokens=40)
-    scheduler.add([ticket(10), ticket(10), ticket(15), ticket(2)])
-    assert lengths(admit(scheduler)) == [10, 10]
-    assert lengths(admit(scheduler)) == [15, 2]
+    scheduler.add([ticket(10), ticket(10), ticket(20), ticket(2)])
+    assert lengths(admit(scheduler)) == [10, 10, 20]
+    assert lengths(admit(scheduler)) == [2]
 
 
 def test_a_job_larger_than_a_batch_is_admitted_alone() -> None:
@@ -284,7 +284,7 @@ def test_a_beam_reserves_the_rows_it_may_grow_into() -> None:
     assert admit(scheduler) == [beam]
     # One row is free; but the greedy one came last, and letting it pass could starve the beam before it.
     assert admit(scheduler) == []
-    scheduler.retire(0.0, [beam])
+    scheduler.finish([beam])
     assert admit(scheduler) == [other, greedy]
 
 
@@ -296,7 +296,7 @@ def test_jobs_that_do_not_decode_need_no_row() -> None:
     assert admit(scheduler) == [translation, encoding]
     assert len(scheduler) == 3
     assert admit(scheduler) == []
-    scheduler.retire(0.0, [translation])
+    scheduler.finish([translation])
     assert admit(scheduler) == [further, last]
     assert len(scheduler) == 1
 
@@ -308,7 +308,7 @@ def test_alone_a_request_takes_every_row() -> None:
     scheduler = scheduler_of(rows=8, share=2)
     scheduler.add(jobs := tickets(20))
     assert admit(scheduler) == jobs[:8]
-    scheduler.retire(0.0, jobs[:3])
+    scheduler.finish(jobs[:3])
     assert admit(scheduler) == jobs[8:11]
 
 
@@ -319,7 +319,7 @@ def test_of_two_requests_neither_takes_more_than_its_share_though_rows_are_free(
     scheduler.add(other)
     assert {*admit(scheduler)} == {*one[:3], *other[:3]}
     assert admit(scheduler) == []
-    scheduler.retire(0.0, [one[1], *other[:2]])
+    scheduler.finish([one[1], *other[:2]])
     assert {*admit(scheduler)} == {one[3], *other[3:5]}
 
 
@@ -329,10 +329,10 @@ def test_a_request_that_took_all_rows_gives_back_those_beyond_its_share_as_they_
     assert admit(scheduler) == many[:4]
     scheduler.add(single := tickets(1))
     assert admit(scheduler) == []
-    scheduler.retire(0.0, many[:2])
+    scheduler.finish(many[:2])
     assert admit(scheduler) == single
     assert admit(scheduler) == []
-    scheduler.retire(0.0, many[2:3])
+    scheduler.finish(many[2:3])
     assert admit(scheduler) == many[4:5]
 
 
@@ -343,7 +343,7 @@ def test_a_single_job_may_be_wider_than_the_share_but_then_has_no_other_of_its_r
     scheduler.add(other := tickets(1))
     assert {*admit(scheduler)} == {beam, *other}
     assert admit(scheduler) == []
-    scheduler.retire(0.0, [beam])
+    scheduler.finish([beam])
     assert admit(scheduler) == [narrow]
 
 
@@ -355,7 +355,7 @@ def test_a_wide_job_waits_for_the_others_of_its_request_and_meanwhile_others_pas
     assert admit(scheduler) == [narrow, later]
     scheduler.add(last := tickets(1))
     assert admit(scheduler) == last
-    scheduler.retire(0.0, [narrow])
+    scheduler.finish([narrow])
     assert admit(scheduler) == [beam]
 
 
@@ -368,18 +368,15 @@ def test_a_request_keeps_to_its_share_for_a_while_after_the_others_left(how: str
     first = admit(scheduler, now=10.0)
     match how:
         case "done":
-            scheduler.retire(10.5, [other])
-        case "cancelled running":
-            other.cancelled = True
-            assert scheduler.retire(10.5) == [other]
-        case "cancelled waiting":
+            scheduler.finish([other])
+        case "cancelled running" | "cancelled waiting":
             other.cancelled = True
             assert scheduler.drop(10.5) == [other]
     assert len(scheduler) == 20
     # One that waits for all rows lets nobody pass, so the second may come only now.
     first += admit(scheduler, now=10.0 + 0.99 * CROWDED_SECONDS)
     assert [job for job in first if job is not other] == many[:2]
-    scheduler.retire(10.0 + 0.99 * CROWDED_SECONDS, many[:1])
+    scheduler.finish(many[:1])
     assert admit(scheduler, now=10.0 + 0.99 * CROWDED_SECONDS) == many[2:3]
     assert admit(scheduler, now=10.0 + 1.01 * CROWDED_SECONDS) == many[3:7]
 
@@ -393,7 +390,7 @@ def test_the_share_goes_on_as_long_as_others_are_there_waiting_or_not() -> None:
     assert admit(scheduler) == many[:2]
     for turn in range(1, 10):
         assert admit(scheduler, now=turn * CROWDED_SECONDS) == []
-    scheduler.retire(0.0, [other])
+    scheduler.finish([other])
     assert admit(scheduler, now=10 * CROWDED_SECONDS) == many[2:6]
 
 
@@ -408,7 +405,7 @@ def test_requests_that_have_their_share_hold_up_nobody() -> None:
         for job in singles:
             scheduler.add([job])
         assert admit(scheduler) == singles
-        scheduler.retire(0.0, singles)
+        scheduler.finish(singles)
     assert len(scheduler) == 100
 
 
@@ -450,19 +447,20 @@ def test_without_word_of_a_cancellation_the_queue_is_only_looked_through_when_a_
 
 
 @pytest.mark.parametrize("why", ["late", "cancelled"])
-def test_running_jobs_that_nobody_waits_for_retire_apart_from_those_that_are_done(why: str) -> None:
-    scheduler = scheduler_of(rows=9, encode_tokens=100)
-    gone, done, both, left = jobs = [ticket(deadline=5.0 if why == "late" else 1e9) for _ in range(4)]
+def test_running_jobs_that_nobody_waits_for_are_dropped_unless_they_are_done(why: str) -> None:
+    scheduler = scheduler_of(rows=3, encode_tokens=100)
+    gone, done, left, waiting = jobs = [ticket(deadline=5.0 if why == "late" else 1e9) for _ in range(4)]
     left.deadline = 1e9
     scheduler.add(jobs)
-    admit(scheduler)
-    assert scheduler.retire(now=4.9) == []
-    gone.cancelled = both.cancelled = why == "cancelled"
+    assert admit(scheduler) == [gone, done, left]
+    assert scheduler.drop(now=4.9, cancelled=False) == []
+    gone.cancelled = done.cancelled = waiting.cancelled = why == "cancelled"
     # Who is done has an answer, however late.
-    assert scheduler.retire(now=5.0, finished=[done, both]) == [gone]
+    scheduler.finish([done])
+    assert scheduler.drop(now=5.0, cancelled=why == "cancelled") == [waiting, gone]
     assert scheduler.running == [left]
     assert len(scheduler) == 1
-    assert scheduler.retire(now=5.0) == []
+    assert scheduler.drop(now=5.0) == []
 
 
 def test_clearing_gives_back_every_job_whatever_its_stage() -> None:
@@ -576,7 +574,8 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(
             if sentence.cancels and sentence.patience is not None and turn == begun[job] + sentence.patience:
                 job.cancelled = word = True  # done or not
         unwanted = {job for job in jobs if job.gone(turn)}
-        leaving = [*scheduler.retire(turn), *scheduler.drop(turn, word)]
+        leaving = scheduler.drop(turn, word)
+        assert len(leaving) == len(set(leaving))
         assert set(leaving) <= unwanted
         gone += leaving
         # Whoever is not wanted has left, wherever it was.
@@ -593,7 +592,7 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(
         batch = scheduler.admit(turn)
         assert len(batch) == len(set(batch))
         assert set(batch) <= set(waiting)
-        assert len(batch) == 1 or len(batch) * max(lengths(batch), default=0) <= encode_tokens
+        assert len(batch) == 1 or sum(lengths(batch)) <= encode_tokens
         taken = sum(job.rows for job in [*scheduler.running, *batch])
         assert taken <= rows
         held = [
@@ -624,9 +623,8 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(
             for owner, job in following.items()
             if not (crowded and job.rows and sum(held[owner]) and sum(held[owner]) + job.rows > share)
         ]
-        longest = max(lengths(batch), default=0)
         assert not due or any(
-            taken + job.rows > rows or (batch and max(longest, job.source_tokens) * (len(batch) + 1) > encode_tokens)
+            taken + job.rows > rows or (batch and sum(lengths(batch)) + job.source_tokens > encode_tokens)
             for job in due
         ), "somebody waits for nothing"
         assert len(scheduler) == len(present)
@@ -639,10 +637,9 @@ def test_every_job_is_served_once_in_its_turn_or_let_go(
             steps[job] = steps.get(job, 0) + 1
         finished = [job for job in scheduler.running if steps[job] == jobs[job].steps]
         left = [job for job in scheduler.running if job not in finished]
-        late = scheduler.retire(turn + 0.5, finished)
+        scheduler.finish(finished)
         served += finished
-        gone += late
-        assert scheduler.running == [job for job in left if job not in late], "the others changed places"
+        assert scheduler.running == left, "the others changed places"
         assert len(scheduler) == len(jobs) - len(served) - len(gone)
         turn += 1
         # In every turn somebody comes in or gets on.
@@ -681,7 +678,7 @@ def test_what_a_list_may_not_use_it_does_not_get_later_instead(calm: int) -> Non
     ends: dict[Ticket, int] = {}
 
     def turn(number: int) -> None:
-        scheduler.retire(number / 100, [job for job in scheduler.running if ends[job] <= number])
+        scheduler.finish([job for job in scheduler.running if ends[job] <= number])
         admitted = scheduler.admit(number / 100)
         ends.update(dict.fromkeys(admitted, number + 4))
         scheduler.start(admitted)
@@ -717,7 +714,7 @@ def test_its_length_may_be_asked_from_another_thread() -> None:
             for _ in range(20):
                 scheduler.add([ticket(1)])
             scheduler.start(scheduler.admit(0.0))
-            scheduler.retire(0.0, list(scheduler.running))
+            scheduler.finish(list(scheduler.running))
         over.set()
         looking.join()
     finally:

@@ -1,0 +1,77 @@
+"""Greedy search as arrays against `Single`, which is asked at every step."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.tokenizer import END
+from serving.decoding import Decoding, Sampling
+from serving.greedy import GreedyRows
+from serving.search import Candidates, Single, search_for
+
+TOKENS = st.sampled_from([END, 7, 8, 9])
+
+
+@given(
+    limits=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    steps=st.lists(st.lists(TOKENS, min_size=5)),
+    data=st.data(),
+)
+def test_rows_end_when_and_as_a_search_of_their_own_would(
+    limits: list[int], steps: list[list[int]], data: st.DataObject
+) -> None:
+    """Rows that move in between, beside one that is searched in another way."""
+    other = len(limits)
+    rows, positions = GreedyRows(len(limits) + 1, 8), np.zeros(len(limits) + 1, np.int32)
+    searches = {row: Single(Decoding(limit)) for row, limit in enumerate(limits)}
+    for row, limit in enumerate(limits):
+        rows.start(row, limit)
+    rows.start(other, 0)
+    for number, drawn in enumerate(steps):
+        best = np.array([*drawn[: len(limits)], END])
+        likely = np.float32(-0.5) - np.arange(len(best), dtype=np.float32) - number
+        expected = []
+        for row, search in searches.items():
+            found = Candidates([int(best[row])], [float(likely[row])], 0.0)
+            if not search.advance([found]):
+                expected.append(row)
+        assert [row for row in rows.write(positions, best, likely) if row in searches] == sorted(expected)
+        positions += 1
+        positions[other] = 0
+        for row in expected:
+            at_once = Single(Decoding(8))
+            at_once.finish(*rows.written(row, int(positions[row])))
+            assert at_once.hypotheses == searches.pop(row).hypotheses
+        if searches:
+            origin = data.draw(st.sampled_from(sorted(searches)))
+            free = [row for row in range(other) if row not in searches]
+            if free:
+                row = free[0]
+                rows.copy([origin], [row])
+                positions[row] = positions[origin]
+                searches[row] = searches.pop(origin)
+                rows.start(origin, 0)
+
+
+def test_a_row_that_is_searched_in_another_way_never_ends_here() -> None:
+    rows = GreedyRows(2, 4)
+    rows.start(0, 2)
+    rows.start(0, 0)
+    assert rows.write(np.array([1, 1]), np.array([END, END]), np.zeros(2, np.float32)) == []
+
+
+@pytest.mark.parametrize(
+    ("decoding", "plain"),
+    [
+        (Decoding(9), True),
+        (Decoding(9, min_tokens=1), True),
+        (Decoding(9, min_tokens=2), False),
+        (Decoding(9, no_repeat_ngram=3), False),
+        (Decoding(9, prefix=(7,)), False),
+        (Decoding(9, sampling=Sampling()), False),
+        (Decoding(9, beam_size=2), False),
+    ],
+)
+def test_only_where_nothing_is_to_be_decided_the_search_is_not_asked(decoding: Decoding, plain: bool) -> None:
+    assert search_for(decoding).plain == plain
