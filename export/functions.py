@@ -29,34 +29,29 @@ Bodies = Literal["standard", "fused"]
 
 _HEADER = f'<opset_import: ["" : {OPSET}, "{VENDOR}" : 1, "{DOMAIN}" : 1], domain: "{DOMAIN}">'
 
-# What stands before and after attention over whole sentences: everything else sees tokens side by side, unpadded.
+# Everything but attention over whole sentences sees tokens side by side; attention spreads them out to padded rows.
 _SPREAD = """
     query_rows = Gather<axis: int = 0>(query, spread)
     key_rows = Gather<axis: int = 0>(key, spread)
     value_rows = Gather<axis: int = 0>(value, spread)"""
-_PACK = """
-    split = Shape<start: int = 2, end: int = 3>(output_rows)
-    every = Constant<value_ints: ints = [-1]>()
-    flat = Concat<axis: int = 0>(every, split)
-    positions = Reshape(output_rows, flat)
-    output = Gather<axis: int = 0>(positions, places)"""
-
 _SELF_ATTENTION = {
-    # query, key, value [n, w], the tokens of all rows side by side; lengths [b] int32; places [n] int64, where each
-    # token stands among the b·s positions of the padded rows; spread [b, s] int64, the token at each -> output [n, w]
+    # query, key, value [n, w], the tokens of all rows side by side; lengths [b] int32; places [n, 2] int64, row and
+    # column of each token in the padded rows; spread [b, s] int64, the number of the token at each -> output [n, w]
     "standard": f"""
 SelfAttention<heads>(query, key, value, lengths, places, spread) => (output)
 {{{_SPREAD}
     valid = Cast<to: int = 7>(lengths)
     output_rows = Attention<q_num_heads: int = @heads, kv_num_heads: int = @heads>
-        (query_rows, key_rows, value_rows, "", "", "", valid){_PACK}
+        (query_rows, key_rows, value_rows, "", "", "", valid)
+    output = GatherND(output_rows, places)
 }}""",
     # The operator adds mask_filter_value to the scores of padding; its default, -10000, would let large ones through.
     "fused": f"""
 SelfAttention<heads>(query, key, value, lengths, places, spread) => (output)
 {{{_SPREAD}
     output_rows = com.microsoft.MultiHeadAttention<num_heads: int = @heads, mask_filter_value: float = -3.4028235e38>
-        (query_rows, key_rows, value_rows, "", lengths){_PACK}
+        (query_rows, key_rows, value_rows, "", lengths)
+    output = GatherND(output_rows, places)
 }}""",
 }
 

@@ -249,34 +249,30 @@ class Lowering:
     def _pack(self, graph: Graph, source: str, lengths: str) -> tuple[str, str]:
         """Which of the padded positions of ``source`` ``[b, s]`` are tokens, and back.
 
-        Returns ``places`` ``[n]`` int64, the positions of the tokens, row after row; and ``spread`` ``[b, s]`` int64,
-        the number of the token at each position, or of the last one before it where there is none.
+        Returns ``places`` ``[n, 2]`` int64, the row and column of each token, row after row; and ``spread`` ``[b, s]``
+        int64, the number of the token at each position, or of the last one before it where there is none.
         """
-        every = graph.constant("every", [-1], np.int64)
-        visible = graph.node("Reshape", [self._padding_visibility(graph, source, lengths), every], "source.flat")
-        places = graph.node("Reshape", [graph.node("NonZero", [visible], "source.found"), every], "source.places")
+        columns, ends = self._range(graph, source, "source.columns"), graph.constant("after", [1], np.int64)
+        visible = graph.node(
+            "Less", [columns, graph.node("Unsqueeze", [lengths, ends], "source.ends")], "source.visible"
+        )
+        found = graph.node("NonZero", [visible], "source.found")
+        places = graph.node("Transpose", [found], "source.places", perm=[1, 0])
         tokens = graph.node("Cast", [visible], "source.token_or_not", to=INT64)
-        counted = graph.node("CumSum", [tokens, "no_axes"], "source.counted")
+        flat = graph.node("Reshape", [tokens, graph.constant("every", [-1], np.int64)], "source.flat")
+        counted = graph.node("CumSum", [flat, "no_axes"], "source.counted")
         numbers = graph.node("Sub", [counted, "one"], "source.numbers")
-        shape = graph.node("Shape", [source], "source.shape")
-        spread = graph.node("Reshape", [numbers, shape], "source.spread")
-        graph.describe(places, INT64, ["tokens"])
+        spread = graph.node("Reshape", [numbers, graph.node("Shape", [source], "source.shape")], "source.spread")
+        graph.describe(places, INT64, ["tokens", 2])
         graph.describe(spread, INT64, ["rows", "source"])
         return places, spread
 
     def _embed_packed(self, graph: Graph, source: str, places: str) -> str:
         """Embeddings and positions ``[n, w]`` of the tokens of ``source`` ``[b, s]``, which stand at ``places``."""
-        flat = graph.node("Reshape", [source, "every"], "source.ids")
-        vectors = self._embed(
-            graph,
-            graph.node("Gather", [flat, places], "source.tokens"),
-            self.model.source_embedding,
-            "source_embedding",
-        )
-        columns = graph.node(
-            "Mod", [places, graph.node("Shape", [source], "source.length", start=1, end=2)], "source.columns"
-        )
+        ids = graph.node("GatherND", [source, places], "source.tokens")
+        vectors = self._embed(graph, ids, self.model.source_embedding, "source_embedding")
         table = graph.weight("source_positions", self.model.source_positions)
+        columns = graph.node("Gather", [places, "one"], "source.column", axis=1)
         positions = graph.node("Gather", [table, columns], "source.positions")
         return graph.node("Add", [vectors, positions], "source.embedded")
 

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     request_rows: Count = Field(default_factory=lambda others: max(1, others.get("rows", 64) // 16))
     """Rows one request holds at most while there are others, whose steps it makes slower; a sixteenth unless given."""
     encode_tokens: Count = 1024
-    """Padded source tokens that are encoded between two decoding steps."""
+    """Source tokens that are encoded between two decoding steps."""
     queue_tokens: Count = 100_000
     """Tokens that may wait for an engine; more are refused with 429."""
     timeout: Seconds = 60

@@ -36,7 +36,7 @@ RANKS = {
     "key_cache": 4,
     "value_cache": 4,
     "visible": 4,
-    "places": 1,
+    "places": 2,
     "spread": 2,
 }
 RANKS |= dict.fromkeys(("keys", "values", "weights", "scores"), 4)
@@ -114,7 +114,7 @@ def packed(feeds: Feeds) -> Feeds:
     """Padded rows ``[b, s, w]`` as SelfAttention takes them: side by side, with what stands behind their lengths."""
     rows, extent, width = feeds["query"].shape
     flat = {part: feeds[part].reshape(-1, width) for part in ("query", "key", "value")}
-    places = np.flatnonzero(np.arange(extent) < feeds["lengths"][:, None])
+    places = np.argwhere(np.arange(extent) < feeds["lengths"][:, None])
     return {**flat, "lengths": feeds["lengths"], "places": places, "spread": np.arange(rows * extent).reshape(rows, -1)}
 
 

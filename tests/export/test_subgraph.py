@@ -74,7 +74,7 @@ def test_nodes_carry_the_shapes_of_their_parameters(each_bundle: Path) -> None:
             "key": packed,
             "value": packed,
             "lengths": "[rows]",
-            "places": "[tokens]",
+            "places": "[tokens, 2]",
             "spread": "[rows, source]",
         },
         {"output": packed},
@@ -114,7 +114,7 @@ def test_encoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) 
     """Rows of 8, 3 and 1 tokens side by side; behind them stands their last token again."""
     lengths = np.array([8, 3, 1], np.int32)
     visible = np.arange(8) < lengths[:, None]
-    packing = {"lengths": lengths, "places": np.flatnonzero(visible), "spread": np.cumsum(visible).reshape(3, 8) - 1}
+    packing = {"lengths": lengths, "places": np.argwhere(visible), "spread": np.cumsum(visible).reshape(3, 8) - 1}
     feeds = {part: normal(seed, 12, 16) for seed, part in enumerate(("query", "key", "value"))}
     found = run(cut_out(each_bundle, "encoder.0.self"), feeds | packing)
     padded = (by_head(states[packing["spread"]], 2) for states in feeds.values())
