@@ -1,7 +1,7 @@
 """Cut text into sentences, the units a model translates, so that it can be put together again exactly."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _BOUNDARY = re.compile(
     r"""
@@ -19,8 +19,7 @@ _ABBREVIATION = re.compile(
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
 
 
-@dataclass(frozen=True)
-class Sentence:
+class Sentence(NamedTuple):
     """A piece of a text and the white space around it: a text is the sum of before + text + after of its sentences."""
 
     before: str
@@ -56,7 +55,7 @@ def split(text: str) -> list[Sentence]:
 
 
 def _followed_by(sentence: Sentence, blank: list[str]) -> Sentence:
-    return Sentence(sentence.before, sentence.text, sentence.after + "".join(blank))
+    return sentence._replace(after=sentence.after + "".join(blank)) if blank else sentence
 
 
 def _ends(text: str) -> list[int]:

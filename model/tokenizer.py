@@ -45,6 +45,8 @@ class Tokenizer:
         except RuntimeError as error:
             raise ValueError(f"not a sentencepiece model: {error}") from None
         self._longest = max(len(piece.replace(SPACE, "")) for piece in self)
+        tokens = {language: int(self._processor.PieceToId(language_token(language))) for language in LANGUAGES}
+        self._languages = {language: token for language, token in tokens.items() if token != UNKNOWN}
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -80,14 +82,11 @@ class Tokenizer:
 
     def language_id(self, language: str) -> int:
         """The id of ``language``'s token; KeyError when the vocabulary has none."""
-        token = self._processor.PieceToId(language_token(language))
-        if token == UNKNOWN:
-            raise KeyError(language)
-        return int(token)
+        return self._languages[language]
 
     def source(self, text: str, target_language: str) -> list[int]:
         """What the encoder reads: the target language's token, the text's pieces, the end token."""
-        return [self.language_id(target_language), *self._processor.EncodeAsIds(normalise(text)), END]
+        return [self.language_id(target_language), *self._processor.Encode(normalise(text)), END]
 
     def sources(self, texts: Sequence[str], target_language: str) -> list[list[int]]:
         """`source` of each of ``texts``.
@@ -97,14 +96,14 @@ class Tokenizer:
         """
         language, normalised = self.language_id(target_language), [normalise(text) for text in texts]
         if len(texts) <= FEW:
-            pieces = [self._processor.EncodeAsIds(text) for text in normalised]
+            pieces = [self._processor.Encode(text) for text in normalised]
         else:
-            pieces = self._processor.EncodeAsIds(normalised, num_threads=1)
+            pieces = self._processor.Encode(normalised, num_threads=1)
         return [[language, *ids, END] for ids in pieces]
 
     def target(self, text: str) -> list[int]:
         """What the decoder writes: the text's pieces and the end token."""
-        return [*self._processor.EncodeAsIds(normalise(text)), END]
+        return [*self._processor.Encode(normalise(text)), END]
 
     def least(self, texts: Sequence[str]) -> int:
         """Tokens that ``texts``, cut up or not, have at least, special ones aside: found without reading them.
@@ -118,7 +117,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; special tokens vanish, bytes that are not UTF-8 become U+FFFD."""
-        return str(self._processor.DecodeIds([int(token) for token in ids]))
+        return str(self._processor.Decode([int(token) for token in ids]))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces as written in the vocabulary (``▁`` opens a word), for people to look at."""

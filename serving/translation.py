@@ -49,13 +49,15 @@ def join(
     are ranked. Hypotheses of a sentence that are spelt alike count as the best of them, so there may be fewer
     alternatives than asked for.
     """
+    if alternatives == 1:
+        return _combined(sentences, [(decode(best.tokens), best) for best, *_ in hypotheses])
     spelt = [_spelt(each, decode) for each in hypotheses]
     ranks = [[each.score / len(each.tokens) ** length_penalty for _, each in texts] for texts in spelt]
     found = [
         _combined(sentences, [texts[index] for texts, index in zip(spelt, choice, strict=True)])
         for choice in best_combinations(ranks, alternatives)
     ]
-    return replace(found[0], alternatives=found) if alternatives > 1 else found[0]
+    return replace(found[0], alternatives=found)
 
 
 def best_combinations(ranks: Sequence[Sequence[float]], count: int) -> list[list[int]]:
