@@ -1,10 +1,13 @@
 """Text in, text out: limits, sentences, tokens, the engine, and the text put together again."""
 
 import asyncio
+import contextlib
+import itertools
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +50,8 @@ class Attention:
 
 CHARACTERS = 4
 """In a token, about."""
+HANGS_SECONDS = 5.0
+"""After its deadline: so long is waited for an engine that should have kept it."""
 Stages = dict[str, float]
 """Seconds by stage; those of several sentences overlap, so each is its longest."""
 
@@ -250,24 +255,24 @@ class Pipeline:
         self.engine.submit(jobs)
         try:
             # The engine keeps the deadline; this one speaks up when the engine itself hangs.
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + 5):
-                return list(await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs)))
+            await _all_done(jobs, max(0.0, deadline - time.monotonic()) + HANGS_SECONDS)
+            return [job.future.result(timeout=0) for job in jobs]
         except (TimeoutError, DeadlineExceeded):
             raise DeadlineExceeded(self.settings.timeout) from None
         finally:
-            self.engine.cancel(jobs)
+            if not all(job.future.done() for job in jobs):
+                self.engine.cancel(jobs)
 
     def pair(self, source: str | None, target: str | None) -> tuple[str, str]:
         """The model's first pair that fits what was asked for; Invalid when none does."""
         pairs = self.manifest.pairs
+        for pair in pairs:
+            if source in (None, pair[0]) and target in (None, pair[1]):
+                return pair
         sources = sorted({pair[0] for pair in pairs})
         if source is not None and source not in sources:
             raise Invalid([("source", f"{source!r} is not a source language; this model reads {', '.join(sources)}")])
-        reached = [pair for pair in pairs if source in (None, pair[0])]
-        for pair in reached:
-            if target in (None, pair[1]):
-                return pair
-        known = ", ".join(sorted({pair[1] for pair in reached}))
+        known = ", ".join(sorted({pair[1] for pair in pairs if source in (None, pair[0])}))
         raise Invalid([("target", f"{target!r} is not a target language; this model writes {known}")])
 
     def _check(self, field: str, texts: Sequence[str], blank: bool = False) -> None:
@@ -367,8 +372,31 @@ def _field(name: str, number: int, texts: Sequence[str]) -> str:
     return name if len(texts) == 1 else f"{name}.{number}"
 
 
+async def _all_done(jobs: Sequence[Job], seconds: float) -> None:
+    """Wait until all ``jobs`` are done, ``seconds`` at most: the engine's thread wakes the event loop once for all."""
+    if not jobs:
+        return
+    loop, done = asyncio.get_running_loop(), itertools.count(1)
+    waiting: asyncio.Future[None] = loop.create_future()
+
+    def go_on() -> None:
+        if not waiting.done():
+            waiting.set_result(None)
+
+    def count(_: object) -> None:
+        if next(done) == len(jobs):
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(go_on)
+
+    for job in jobs:
+        job.future.add_done_callback(count)
+    limit = loop.call_later(seconds, go_on)
+    try:
+        await waiting
+    finally:
+        limit.cancel()
+
+
 def _stages(results: Sequence[Translated | Encoded]) -> Stages:
     timings: list[Timings] = [result.timings for result in results]
-    return {
-        stage: max((getattr(each, stage) for each in timings), default=0.0) for stage in ("queue", "encode", "decode")
-    }
+    return {stage: max(map(attrgetter(stage), timings), default=0.0) for stage in ("queue", "encode", "decode")}

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from hypothesis import strategies as st
 from model import checkpoint
 from model.search import beam, sample
 from model.translate import translate
-from serving.errors import Invalid, QueueFull, TooLarge
+from serving.decoding import Decoding
+from serving.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, TooLarge
 from serving.job import translation
 from serving.options import SamplingOptions, TranslateOptions
 from serving.pipeline import Pipeline
 from serving.settings import Settings
 from serving.streaming import Delta
 from serving.translation import Translation
-from tests.serving.engines import Held, greedy
+from tests.serving.engines import Held, greedy, soon
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,61 @@ def test_a_request_that_is_given_up_leaves_nothing_behind(pipeline: Pipeline) ->
             await task
         [found], _ = await pipeline.translate(["Hello."], "en", "de", TranslateOptions(max_tokens=3))
         assert found.tokens
+
+    asyncio.run(run())
+
+
+def test_no_texts_have_no_translations(pipeline: Pipeline) -> None:
+    found, stages = asyncio.run(pipeline.translate([], "en", "de"))
+    assert found == []
+    assert stages["decode"] == 0
+
+
+def test_an_engine_that_hangs_is_given_up_a_little_after_the_deadline(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.pipeline.HANGS_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.engine, "submit", lambda jobs: None)
+    jobs = greedy([[9, 2], [8, 2]])
+    with pytest.raises(DeadlineExceeded, match="not done within"):
+        asyncio.run(pipeline._run(jobs, time.monotonic()))
+    assert all(job.cancelled for job in jobs)
+
+
+def test_sentences_that_are_done_at_different_times_wake_whoever_waits_once(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> int:
+        loop, woken = asyncio.get_running_loop(), 0
+        waking = loop.call_soon_threadsafe
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal woken
+            woken += 1
+            return waking(*arguments)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        # One of them is over at once, the other takes twenty steps.
+        jobs = [translation([9, 2], Decoding(most, most), soon()) for most in (1, 20)]
+        results = await pipeline._run(jobs, soon())
+        assert [len(each.hypotheses[0].tokens) for each in results] == [1, 20]
+        return woken
+
+    assert asyncio.run(run()) == 1
+
+
+def test_one_that_fails_fails_the_whole_request(tiny_bundle: Path) -> None:
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1))
+    held = Held(pipeline.engine)
+
+    async def run() -> None:
+        running = asyncio.create_task(pipeline.translate(["One.", "Two."], "en", "de"))
+        await asyncio.to_thread(held.next)
+        stopping = asyncio.create_task(asyncio.to_thread(pipeline.engine.stop))
+        held.release()
+        with pytest.raises(NotReady):
+            await running
+        await stopping
 
     asyncio.run(run())
 
