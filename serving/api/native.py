@@ -7,10 +7,8 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
-from starlette.routing import Route
 
 from model.tokenizer import Tokenizer
 from serving import metrics
@@ -19,7 +17,6 @@ from serving.errors import NotReady
 from serving.offload import unless_short
 from serving.pipeline import Pipeline
 from serving.schemas import (
-    AlternativeBody,
     AttentionRequest,
     AttentionResponse,
     EncodeRequest,
@@ -30,7 +27,6 @@ from serving.schemas import (
     StreamedResult,
     TranslateRequest,
     TranslateResponse,
-    TranslationBody,
 )
 from serving.streaming import Delta
 from serving.translation import Translation
@@ -38,8 +34,7 @@ from serving.translation import Translation
 
 def build(pipeline: Pipeline) -> FastAPI:
     """The application over ``pipeline``."""
-    app = FastAPI(title="Dragoman", docs_url=None, redoc_url=None)
-    http.install(app)
+    app = http.Application(title="Dragoman", docs_url=None, redoc_url=None)
     name, limit = pipeline.manifest.name, pipeline.settings.max_body
 
     streamed = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -54,12 +49,13 @@ def build(pipeline: Pipeline) -> FastAPI:
         begin = time.perf_counter()
         body = await http.read(request, TranslateRequest, limit)
         source, target = pipeline.pair(body.source, body.target)
-        seed = body.sampling.seed if body.sampling else None
+        seed = {"seed": body.sampling.seed} if body.sampling else {}
         asked = (body.text, source, target, body, body.prefix or ())
 
         def written(found: list[Translation]) -> dict[str, Any]:
+            # To fill the models of the answer takes several times as long as to write it.
             translations = [_translation(pipeline.tokenizer, each, body.log_probabilities) for each in found]
-            return {"model": name, "source": source, "target": target, "seed": seed, "translations": translations}
+            return {"model": name, "source": source, "target": target, **seed, "translations": translations}
 
         async def events() -> AsyncGenerator[http.Event, None]:
             async with contextlib.aclosing(pipeline.stream(*asked)) as news:
@@ -74,7 +70,7 @@ def build(pipeline: Pipeline) -> FastAPI:
             return await http.stream(request, events())
         found, stages = await http.while_connected(request, pipeline.translate(*asked))
         characters = sum(len(each.text) * max(1, len(each.alternatives)) for each in found)
-        return await unless_short(characters, lambda: http.answer(TranslateResponse(**written(found)), stages, begin))
+        return await unless_short(characters, lambda: http.answer(written(found), stages, begin))
 
     @app.post("/v1/encode", response_model=EncodeResponse, openapi_extra=_takes(EncodeRequest))
     async def encode(request: Request) -> Response:
@@ -123,9 +119,7 @@ def build(pipeline: Pipeline) -> FastAPI:
 
         return await unless_short(seen.weights.size + seen.scores.size, written)
 
-    # FastAPI describes these, Starlette answers them: they have no dependencies to be solved anew for every request.
-    described = [route for route in app.routes if isinstance(route, APIRoute)]
-    app.router.routes[:0] = [Route(route.path, route.endpoint, methods=["POST"]) for route in described]
+    app.direct |= {"/v1/translate": translate, "/v1/encode": encode, "/v1/attention": attention}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -155,7 +149,9 @@ def _health(pipeline: Pipeline, status: str) -> Response:
     return JSONResponse({"status": status})
 
 
-def _translation(tokenizer: Tokenizer, found: Translation, log_probabilities: bool) -> TranslationBody:
+def _translation(tokenizer: Tokenizer, found: Translation, log_probabilities: bool) -> dict[str, Any]:
+    """The members of a `TranslationBody`."""
+
     def members(each: Translation) -> dict[str, Any]:
         told = {
             "text": each.text,
@@ -168,8 +164,10 @@ def _translation(tokenizer: Tokenizer, found: Translation, log_probabilities: bo
             told |= {"pieces": tokenizer.pieces(each.ids), "log_probabilities": each.log_probabilities}
         return told
 
-    alternatives = [AlternativeBody(**members(each)) for each in found.alternatives]
-    return TranslationBody(**members(found), alternatives=alternatives or None)
+    told = members(found)
+    if found.alternatives:
+        told["alternatives"] = [members(each) for each in found.alternatives]
+    return told
 
 
 def _takes(schema: type[BaseModel]) -> dict[str, Any]:
