@@ -191,8 +191,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Application(FastAPI):
     """Answers every error as a problem, and what is asked most often without a word to anybody else.
 
-    Between a server and a FastAPI route stand half a dozen layers, for what these routes do not use: together they
-    take longer than the routes themselves.
+    Between a server and a FastAPI route stand half a dozen layers, none of which these routes have a use for.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -12,6 +12,9 @@ from starlette.types import Message
 
 from serving.api import http
 from serving.errors import QueueFull
+from serving.schemas import TranslateResponse
+from tests.service import fetch
+from tests.serving.conftest import Api
 
 
 class Body(BaseModel):
@@ -106,6 +109,24 @@ def test_a_bug_is_answered_and_told_to_the_server(root: str) -> None:
 def test_a_body_that_breaks_off_is_malformed(root: str) -> None:
     status, content, _ = Client(b'{"num', goes=True).ask(application(), root)
     assert (status, content["detail"]) == (400, "body: the connection ended before its end")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"beam_size": 3, "alternatives": 2, "log_probabilities": True},
+        {"sampling": {"seed": 5}, "max_tokens": 3, "log_probabilities": True},
+    ],
+)
+def test_a_translation_is_written_as_it_is_described(api: Api, asked: dict[str, Any]) -> None:
+    answer = fetch(f"{api.url}/v1/translate", json.dumps({"text": ["Hello.", "One. Two."]} | asked).encode())
+    body = TranslateResponse.model_validate_json(answer.content)
+    assert json.loads(body.model_dump_json(exclude_none=True)) == answer.json
+    assert body.seed == asked.get("sampling", {}).get("seed")
+    for each in body.translations:
+        assert (each.alternatives is not None) == ("alternatives" in asked)
+        assert (each.log_probabilities is not None) == ("log_probabilities" in asked)
 
 
 def test_another_method_is_named_with_what_is_allowed() -> None:
