@@ -260,7 +260,7 @@ def _idle(url: str) -> dict[str, float] | None:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("dragoman loadtest --soak", description=__doc__)
-    parser.add_argument("--users", type=int, default=64, help="users at one time (64)")
+    parser.add_argument("--users", type=int, default=128, help="users at one time (128)")
     parser.add_argument("--seconds", type=int, default=600, help="how long; the first minute is to warm up (600)")
     parser.add_argument("--data", type=Path, default=SENTENCES, help="sentences, one a line; the project's own")
     parser.add_argument("--seed", type=int, default=0, help="of what the users do (0)")

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     """Processes that each hold the model and an engine; with `max_replicas`, the fewest."""
     max_replicas: Count = Field(default_factory=lambda others: others.get("replicas", 1))
     """Processes at most: more are started, and ended, as engines fill and empty; as many as the fewest unless given."""
-    target_load: Annotated[float, Field(gt=0, le=1)] = 0.5
+    target_load: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Of an engine's rows: so many are in use or waited for in each replica when there are as many as needed."""
     scale_up_seconds: Seconds = 10
     """How long more replicas have been needed before they are started."""
@@ -46,10 +46,10 @@ class Settings(BaseSettings):
     """Processor cores a replica takes, and threads it computes with; all, shared by the replicas, unless given."""
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
-    rows: Count = 64
+    rows: Count = 128
     """Hypotheses that are decoded at one time: a sentence is as many as its beam."""
-    request_rows: Count = Field(default_factory=lambda others: max(1, others.get("rows", 64) // 16))
-    """Rows one request holds at most while there are others, whose steps it makes slower; a sixteenth unless given."""
+    request_rows: Count = 4
+    """Rows one request holds at most while there are others, whose steps it makes slower."""
     encode_tokens: Count = 1024
     """Source tokens that are encoded between two decoding steps."""
     queue_tokens: Count = 100_000
