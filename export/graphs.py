@@ -252,16 +252,15 @@ class Lowering:
         Returns ``places`` ``[n, 2]`` int64, the row and column of each token, row after row; and ``spread`` ``[b, s]``
         int64, the number of the token at each position, or of the last one before it where there is none.
         """
-        columns, ends = self._range(graph, source, "source.columns"), graph.constant("after", [1], np.int64)
-        visible = graph.node(
-            "Less", [columns, graph.node("Unsqueeze", [lengths, ends], "source.ends")], "source.visible"
-        )
+        columns, after = self._range(graph, source, "source.columns"), graph.constant("after", [1], np.int64)
+        ends = graph.node("Unsqueeze", [lengths, after], "source.ends")
+        visible = graph.node("Less", [columns, ends], "source.visible")
         found = graph.node("NonZero", [visible], "source.found")
         places = graph.node("Transpose", [found], "source.places", perm=[1, 0])
         tokens = graph.node("Cast", [visible], "source.token_or_not", to=INT64)
         flat = graph.node("Reshape", [tokens, graph.constant("every", [-1], np.int64)], "source.flat")
-        counted = graph.node("CumSum", [flat, "no_axes"], "source.counted")
-        numbers = graph.node("Sub", [counted, "one"], "source.numbers")
+        counted = graph.node("CumSum", [flat, graph.constant("no_axes", 0, np.int64)], "source.counted")
+        numbers = graph.node("Sub", [counted, graph.constant("one", 1, np.int64)], "source.numbers")
         spread = graph.node("Reshape", [numbers, graph.node("Shape", [source], "source.shape")], "source.spread")
         graph.describe(places, INT64, ["tokens", 2])
         graph.describe(spread, INT64, ["rows", "source"])
@@ -272,7 +271,7 @@ class Lowering:
         ids = graph.node("GatherND", [source, places], "source.tokens")
         vectors = self._embed(graph, ids, self.model.source_embedding, "source_embedding")
         table = graph.weight("source_positions", self.model.source_positions)
-        columns = graph.node("Gather", [places, "one"], "source.column", axis=1)
+        columns = graph.node("Gather", [places, graph.constant("one", 1, np.int64)], "source.column", axis=1)
         positions = graph.node("Gather", [table, columns], "source.positions")
         return graph.node("Add", [vectors, positions], "source.embedded")
 
@@ -375,8 +374,8 @@ class Lowering:
         places, spread = self._pack(graph, source, lengths)
         embedded = self._embed_packed(graph, source, places)
         memory = self._encoder_layers(graph, embedded, ["tokens"], [lengths, places, spread], [])
-        rows = graph.node("Gather", [memory, spread], "memory.rows")
-        graph.output(rows, "memory", FLOAT, ["rows", "source", self.config.width])
+        padded = graph.node("Gather", [memory, spread], "memory.rows")
+        graph.output(padded, "memory", FLOAT, ["rows", "source", self.config.width])
         heads, head_width = self.config.heads, self.config.head_width
         by_head = graph.constant("by_head", [0, 0, heads, head_width], np.int64)
         for index, layer in enumerate(self.decoder):

@@ -38,8 +38,10 @@ RUN_TOKENS = 8
 ATTENTION_POSITIONS = 300
 """Pairs of a query and a key that take the encoder about as long as a token; only attention is padded."""
 GATHER_STEPS = 4
-"""Whoever comes waits until so many steps have been taken since the last encoding, if any are: those who come in the
-meantime are encoded together, and the encoder's weights are read once for all of them."""
+"""Whoever comes while others decode waits until so many steps have been taken since the last encoding, or
+`GATHER_SECONDS` are over: those who come in the meantime are encoded together, and the encoder's weights are read once
+for all of them."""
+GATHER_SECONDS = 0.02
 
 
 @dataclass
@@ -73,9 +75,11 @@ class Engine:
         self._failure: BaseException | None = None
         self._last_turn = time.monotonic()
         self._throughput = Throughput()
-        self._someone_left = False
-        self._gathered = 0
-        """Steps since the last encoding."""
+        self._someone_left = self._look_through = False
+        self._gathered, self._last_encoding = 0, -math.inf
+        """Steps since the last encoding, and when it was."""
+        self._crowded = False
+        """Whether there was no room for all who waited when some were last admitted."""
         self._rows: Rows[Job] = Rows()
         self._state = StepState(rows)
         self._greedy = GreedyRows(rows, runtime.manifest.model.max_positions)
@@ -164,6 +168,11 @@ class Engine:
         with self._wake:
             while not self._stopping and not self._arriving and not len(self._scheduler):
                 self._wake.wait()
+            # Asked before these are taken: who left while they arrived is found among them now, or said again. And
+            # written only where it was True: one who leaves between the reading and the writing would be overlooked.
+            if left := self._someone_left:
+                self._someone_left = False
+            self._look_through = left
             for jobs in self._arriving:
                 self._scheduler.add(jobs)
             self._arriving, self._arriving_tokens, self._arriving_load = [], 0, 0
@@ -172,22 +181,23 @@ class Engine:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        # Written only where it was True: one who leaves between the reading and the writing would be overlooked.
-        if left := self._someone_left:
-            self._someone_left = False
-        for job in self._scheduler.drop(now, left):
-            self._release(job)
+        for job in self._scheduler.drop(now, self._look_through):
             _give_up(job)
+            self._release(job)
         admitted: list[Job] = []
-        if self._gathered >= GATHER_STEPS or not self._scheduler.running:
+        gathered = self._gathered >= GATHER_STEPS or now - self._last_encoding >= GATHER_SECONDS
+        if gathered or not self._scheduler.running:
             admitted = self._scheduler.admit(now)
+            self._crowded = self._scheduler.waiting_tokens > 0
         if admitted:
             self._encode(admitted)
-            self._gathered = 0
+            self._gathered, self._last_encoding = 0, time.monotonic()
         if self._scheduler.running:
             self._step()
             self._gathered += 1
-        if self._scheduler.waiting_tokens:
+        if not self._scheduler.running:
+            self._rows.pack()  # nobody is moved; those who are done are forgotten
+        if self._crowded:
             self._throughput.add(sum(job.cost for job in admitted), time.monotonic() - now)
 
     def _encode(self, jobs: list[Job]) -> None:
@@ -207,18 +217,18 @@ class Engine:
 
     def _place(self, jobs: list[Job], result: EncodedBatch) -> None:
         used, finished, state = self._rows.extent, time.monotonic(), self._state
-        if any(job.rows for job in jobs):
+        if lengths := [job.source_tokens for job in jobs if job.search]:
             written, read = self._reach(used)
-            self._cache.deepen(used, written, max(read, *(job.source_tokens for job in jobs)))
+            self._cache.deepen(used, written, max(read, *lengths))
+            self._cache.grow(max(used, len(self._rows) + len(lengths)))
         for index, job in enumerate(jobs):
             job.encoded = finished
             if job.search:
                 row = self._rows.place(job)
-                self._cache.grow(self._rows.extent)
                 self._cache.store(row, result.caches, index, job.source_tokens)
                 state.token[row], state.position[row], state.lengths[row] = START, 0, job.source_tokens
-                self._greedy.start(row, job.search.decoding.max_tokens if job.plain else 0)
-                if not job.plain:
+                self._greedy.start(row, 0 if job.asked else job.search.decoding.max_tokens)
+                if job.asked:
                     self._searching.append(job)
             else:
                 memory = result.memory[index, : job.source_tokens].copy()
@@ -287,8 +297,10 @@ class Engine:
     def _release(self, job: Job) -> None:
         """Free the rows of ``job``, if it has any; they are filled again before the next step."""
         if job.places:
+            # What nobody owns needs no room.
+            self._state.position[job.places] = self._state.lengths[job.places] = 0
             self._rows.release(job)
-            if not job.plain:
+            if job.asked:
                 self._searching.remove(job)
 
     def _copy(self, copies: list[Copy]) -> None:

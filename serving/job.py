@@ -78,9 +78,9 @@ class Job(Ticket):
     encoded: float = 0.0
 
     @property
-    def plain(self) -> bool:
-        """Whether its next token is always the likeliest, and nobody wants to hear it."""
-        return self.search is not None and self.search.plain and not self.listener
+    def asked(self) -> bool:
+        """Whether its search has a say in every step, or somebody hears of it; else `serving.greedy` does it all."""
+        return self.search is not None and not (self.search.plain and self.listener is None)
 
     def timings(self) -> Timings:
         """Stages as of now."""

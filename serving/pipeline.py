@@ -161,7 +161,6 @@ class Pipeline:
                 yield delta
             results: list[Translated] = await running
         finally:
-            self.engine.cancel(jobs)
             running.cancel()
         translations, detokenise = await self._join(prepared, results, options)
         yield Finished(translations, {"tokenise": tokenised - begin, **_stages(results), "detokenise": detokenise})

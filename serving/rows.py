@@ -28,10 +28,11 @@ class Rows(Generic[T]):
         self.owners: list[T] = []
         """By row; one that has been freed since they were packed keeps its last."""
         self._holes: list[int] = []
+        self._used = 0
 
     def __len__(self) -> int:
-        """Rows in use."""
-        return len(self.owners) - len(self._holes)
+        """Rows in use; may be asked from any thread."""
+        return self._used
 
     @property
     def extent(self) -> int:
@@ -48,6 +49,7 @@ class Rows(Generic[T]):
             row = len(self.owners)
             self.owners.append(job)
         job.places = [row]
+        self._used += 1
         return row
 
     def follow(self, job: T, parents: Sequence[int]) -> list[Copy]:
@@ -74,11 +76,13 @@ class Rows(Generic[T]):
                 copies.append(Copy(before[parent], places[index], fresh))
         job.places = places
         self._holes += spare
+        self._used += len(parents) - len(before)
         return copies
 
     def release(self, job: T) -> None:
         """Free all rows of ``job``."""
         self._holes += job.places
+        self._used -= len(job.places)
         job.places = []
 
     def pack(self) -> list[Copy]:

@@ -42,7 +42,7 @@ TRIED_POSITION = 24
 """Source tokens of each row, and target tokens written."""
 TRIALS = 7
 """Times each way is timed; the median counts."""
-MOST_BOUND = 256
+MOST_BOUND = 512
 """Numbers of rows and k whose bindings are kept at one time."""
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""

@@ -174,8 +174,9 @@ class Scheduler(Generic[T]):
         # Asked once: others cancel at any moment.
         gone = {job: None for job in everybody if job.gone(now)}
         if gone:
-            self.waiting_tokens -= sum(job.cost for line in self._queue for job in line.waiting if job in gone)
-            self._leave([job for line in self._queue for job in line.waiting if job in gone], held=False)
+            left = [job for line in self._queue for job in line.waiting if job in gone]
+            self.waiting_tokens -= sum(job.cost for job in left)
+            self._leave(left, held=False)
             for line in self._queue:
                 line.waiting = deque(job for job in line.waiting if job not in gone)
             self._queue = [line for line in self._queue if line.waiting]

@@ -44,12 +44,12 @@ class Search:
     Before a step the engine asks for `wanted` and `given`; after it, `advance` says which hypotheses go on.
     """
 
+    plain: bool = False
+    """Whether always the likeliest token comes next, so that nobody need ask: `serving.greedy`."""
+
     def __init__(self, decoding: Decoding) -> None:
         self.decoding = decoding
         self._bound = bool(decoding.no_repeat_ngram or decoding.min_tokens > 1)
-
-    plain = False
-    """Whether always the likeliest token comes next, so that nobody need ask: `serving.greedy`."""
 
     @property
     def wanted(self) -> int:

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     request_rows: Count = 4
     """Rows one request holds at most while there are others, whose steps it makes slower."""
     encode_tokens: Count = 1024
-    """Source tokens that are encoded between two decoding steps."""
+    """Source tokens that are encoded at one time, between two decoding steps."""
     queue_tokens: Count = 100_000
     """Tokens that may wait for an engine; more are refused with 429."""
     timeout: Seconds = 60

@@ -24,8 +24,9 @@ FINAL_ROUNDS = 2
 """Each finalist's best counts."""
 FINAL_REQUESTS = 150
 """In a round."""
-BUSY = 0.5
-"""Of what the fastest setting does at most: the load under which the finalists' latency is compared."""
+BUSY = 0.7
+"""Of what the fastest setting does at most: the load under which the finalists' latency is compared, not far below the
+highest rates that are looked for."""
 
 
 def cores() -> int:
@@ -75,7 +76,7 @@ def sweep(
     """The peer's best setting, and all that were tried, each of which ``told`` is told.
 
     First how many tokens a second it answers when everything comes at once, for every way to share out the cores and
-    every batch. The fastest are then compared, in turn, by their p99 under half the fastest's load.
+    every batch. The fastest are then compared, in turn, by their p99 under `BUSY` of the fastest's load.
     """
     tried: list[dict[str, Any]] = []
 

@@ -14,7 +14,7 @@ class Point(NamedTuple):
     tokens_per_second: float
     """Target tokens answered, from the first request to the last answer."""
     padding_share: float
-    """Of the positions that the encoder worked on."""
+    """Of the positions that the encoder, of this service only its attention, worked on."""
     cores: float
     """Processor seconds of the service a second."""
     memory_bytes: int

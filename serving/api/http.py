@@ -44,7 +44,7 @@ async def read(request: Request, schema: type[Body], limit: int) -> Body:
         if len(received) > limit:
             if more:
                 await _read_on(request)
-            raise TooLarge("body", len(received), limit, "bytes or more")
+            raise TooLarge("body", len(received), limit, "bytes or more" if more else "bytes")
     return await unless_short(len(received), lambda: _parse(received, schema), SHORT_BODY)
 
 
@@ -208,13 +208,13 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)
             return
         try:
-            answer = await endpoint(Request(scope, receive, send))
+            response = await endpoint(Request(scope, receive, send))
         except (ServiceError, ClientDisconnect) as error:
-            answer = _went_wrong(error)
+            response = _went_wrong(error)
         except Exception as error:
             await _went_wrong(error)(scope, receive, send)
             raise  # for the server's log
-        await answer(scope, receive, send)
+        await response(scope, receive, send)
 
 
 def _install(app: FastAPI) -> None:

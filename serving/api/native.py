@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -119,7 +120,7 @@ def build(pipeline: Pipeline) -> FastAPI:
 
         return await unless_short(seen.weights.size + seen.scores.size, written)
 
-    app.direct |= {"/v1/translate": translate, "/v1/encode": encode, "/v1/attention": attention}
+    app.direct |= {route.path: route.endpoint for route in app.routes if isinstance(route, APIRoute)}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

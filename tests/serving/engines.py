@@ -35,13 +35,16 @@ def greedy(sources: Sequence[list[int]], max_tokens: int = 12) -> list[Job]:
 
 
 def mixed(sources: Sequence[list[int]], seed: int, longest: int = 20, most_rows: int = 7) -> list[Decoding]:
-    """A decoding for each of ``sources``: greedy, beam or sampling, with and without prefix and rules.
+    """A decoding for each of ``sources``: plain, or greedy, beam or sampling, with and without prefix and rules.
 
     A prefix is cut out of another source.
     """
     choices, found = random.Random(seed), []
     for _ in sources:
-        kind = choices.choice(["greedy", "beam", "sample"])
+        kind = choices.choice(["plain", "greedy", "beam", "sample"])
+        if kind == "plain":
+            found.append(Decoding(choices.randint(1, longest)))
+            continue
         beam_size = choices.choice([size for size in (2, 3, 4, 7) if size <= most_rows]) if kind == "beam" else 1
         words = [token for token in choices.choice(sources) if token != END]
         found.append(

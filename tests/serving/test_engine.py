@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import math
 import random
 import threading
 import time
@@ -19,6 +20,7 @@ from model import checkpoint
 from model import search as oracle
 from model.tokenizer import END, START, Tokenizer
 from model.transformer import Transformer
+from serving.cache import depth
 from serving.decoding import Decoding, Sampling
 from serving.engine import ATTENTION_POSITIONS, ENCODE_CHUNK, GATHER_STEPS, RUN_TOKENS, Engine, _chunks
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
@@ -27,6 +29,12 @@ from serving.search import Hypothesis
 from tests.serving.conftest import wait_until
 from tests.serving.engines import Held, engine_of, greedy, mixed, run, soon
 from tests.serving.reference import expected
+
+
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom a step finds must depend on the steps before it alone."""
+    monkeypatch.setattr("serving.engine.GATHER_SECONDS", math.inf)
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +126,9 @@ def test_every_kind_of_search_side_by_side_equals_pytorch(
     run(make(rows=14, encode_tokens=300), crowd)
     for source, decoding, job in zip(sources, decodings, jobs, strict=True):
         same(job.future.result().hypotheses, expected(model, torch.tensor(source), decoding))
-    assert sum(decoding.beam_size > 1 for decoding in decodings) > 20
-    assert sum(decoding.sampling is not None for decoding in decodings) > 20
+    assert sum(decoding.beam_size > 1 for decoding in decodings) > 12
+    assert sum(decoding.sampling is not None for decoding in decodings) > 12
+    assert sum(not job.asked for job in jobs) > 12
 
 
 def test_source_and_target_may_be_as_long_as_the_model_allows(
@@ -138,6 +147,40 @@ def test_source_and_target_may_be_as_long_as_the_model_allows(
         found = job.future.result().hypotheses
         same(found, expected(model, torch.tensor(source), decoding))
         assert {len(each.tokens) for each in found} == {longest}
+
+
+def test_plain_searches_may_be_as_long_as_the_model_allows(
+    make: Callable[..., Engine], sources: list[list[int]], model: Transformer
+) -> None:
+    longest = model.config.max_positions
+    jobs = greedy(sources[:40], longest)
+    assert not any(job.asked for job in jobs)
+    found = [each.hypotheses for each in run(make(rows=8), jobs)]
+    whole = [index for index, [each] in enumerate(found) if len(each.tokens) == longest]
+    assert 3 < len(whole) < 40
+    for index in whole[:3]:
+        same(found[index], expected(model, torch.tensor(sources[index]), Decoding(longest)))
+
+
+def test_a_plain_search_and_one_that_is_heard_find_the_same(engine: Engine, sources: list[list[int]]) -> None:
+    class Ear:
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            self.loop, self.heard = loop, list[int]()
+
+        def hear(self, token: int) -> None:
+            self.heard.append(token)
+
+    async def both() -> None:
+        plain, ears = greedy(sources[:20], 24), [Ear(asyncio.get_running_loop()) for _ in range(20)]
+        heard = [translation(each.source, Decoding(24), soon(), ear) for each, ear in zip(plain, ears, strict=True)]
+        assert all(job.asked for job in heard)
+        engine.submit([job for pair in zip(plain, heard, strict=True) for job in pair])
+        for one, other, ear in zip(plain, heard, ears, strict=True):
+            expected = await asyncio.wrap_future(one.future)
+            assert (await asyncio.wrap_future(other.future)).hypotheses == expected.hypotheses
+            assert ear.heard == expected.hypotheses[0].tokens
+
+    asyncio.run(both())
 
 
 def test_a_beam_that_grows_while_others_leave_keeps_its_past(
@@ -257,6 +300,125 @@ def test_who_comes_while_others_decode_is_encoded_with_those_who_come_soon_after
     held.release()
     for job in jobs:
         job.future.result(timeout=60)
+
+
+def test_after_a_while_nobody_waits_for_more_to_come(
+    make: Callable[..., Engine], sources: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engine.GATHER_SECONDS", 0.3)
+    engine = make(rows=8)
+    held = Held(engine)
+    one, other = (translation(source, Decoding(9, min_tokens=9), soon()) for source in sources[:2])
+    engine.submit([one])
+    held.let_go()
+    held.next()
+    engine.submit([other])
+    time.sleep(0.3)
+    held.let_go()
+    assert held.next() == 2
+    held.release()
+    one.future.result(timeout=60), other.future.result(timeout=60)
+
+
+def test_what_needs_no_row_waits_no_longer_and_who_leaves_meanwhile_is_not_encoded(
+    make: Callable[..., Engine], sources: list[list[int]]
+) -> None:
+    engine = make(rows=8)
+    held = Held(engine)
+    first = translation(sources[0], Decoding(30, min_tokens=30), soon())
+    engine.submit([first])
+    held.let_go()
+    held.next()
+    vectors, attended = encoding(sources[1], soon()), inspection(sources[2], [START, 9], soon())
+    left, late = encoding(sources[3], soon()), encoding(sources[4], time.monotonic() + 0.05)
+    for job in (vectors, attended, left, late):
+        engine.submit([job])
+    time.sleep(0.06)
+    engine.cancel([left])
+    encoded = engine.work.source_tokens
+    held.let_go()
+    held.next()
+    assert left.future.cancelled()
+    with pytest.raises(DeadlineExceeded):
+        late.future.result(timeout=0)
+    assert not vectors.future.done()
+    held.let_go(GATHER_STEPS - 2)
+    held.next()
+    assert vectors.future.done()
+    assert attended.future.done()
+    assert engine.work.source_tokens == encoded + len(sources[1])
+    held.release()
+    first.future.result(timeout=60)
+
+
+def test_who_leaves_in_the_moment_of_arriving_is_given_up_within_a_step(
+    make: Callable[..., Engine], sources: list[list[int]]
+) -> None:
+    engine = make(rows=8)
+    held = Held(engine)
+    stays, leaves = (translation(source, Decoding(30, min_tokens=30), soon()) for source in sources[:2])
+    take, came = engine._take_arrivals, []
+
+    def taken() -> bool:
+        """After a turn's arrivals are taken, and before the turn, somebody comes and goes."""
+        going = take()
+        if stays.encoded and not came:
+            came.append(True)
+            engine.submit([leaves])
+            engine.cancel([leaves])
+        return going
+
+    engine._take_arrivals = taken  # type: ignore[method-assign]
+    engine.submit([stays])
+    held.let_go(2)
+    held.next()
+    assert came
+    held.let_go()
+    held.next()
+    assert leaves.future.cancelled()
+    held.release()
+    stays.future.result(timeout=60)
+
+
+def test_the_rate_at_which_the_queue_drains_knows_nothing_of_waiting_for_more(
+    make: Callable[..., Engine], sources: list[list[int]]
+) -> None:
+    """While there is room for all, nobody is refused, and nothing can be learnt of how long they would have to wait."""
+    engine = make(rows=8)
+    held = Held(engine)
+    before, jobs = engine._throughput.rate, []
+    for source in sources[:12]:
+        jobs.append(translation(source, Decoding(7, min_tokens=7), soon()))
+        engine.submit(jobs[-1:])
+        held.let_go()
+        time.sleep(0.02)
+    held.release()
+    for job in jobs:
+        job.future.result(timeout=60)
+    assert engine._throughput.rate == before
+
+
+def test_rows_that_nobody_owns_need_no_room(make: Callable[..., Engine], sources: list[list[int]]) -> None:
+    """A row that ends where the caches do, and a short one that takes its place."""
+    engine = make(rows=8)
+    held = Held(engine)
+    [source, *_] = (each for each in sources if len(each) < 20)
+    edge = depth(0)
+    long = translation(source, Decoding(edge, min_tokens=edge), soon())
+    stays, short = (translation(source, Decoding(edge, min_tokens=edge), soon()) for _ in range(2))
+    engine.submit([long])
+    held.let_go(GATHER_STEPS)
+    held.next()
+    engine.submit([stays])
+    held.let_go(edge - GATHER_STEPS - 1)
+    held.next()
+    engine.submit([short])
+    held.let_go()
+    assert held.next() == 2
+    assert long.future.done()
+    assert engine._cache.arrays["self_key_0"].shape[2] == edge
+    held.release()
+    stays.future.result(timeout=60), short.future.result(timeout=60)
 
 
 def test_a_list_leaves_room_for_those_who_come_after_it(make: Callable[..., Engine], sources: list[list[int]]) -> None:
@@ -438,8 +600,7 @@ def test_a_deadline_that_passes_during_a_step_ends_the_job_after_it(
     held = Held(engine)
     good = translation(sources[0], Decoding(20, min_tokens=20), soon())
     engine.submit([good])
-    held.let_go(2)
-    held.let_go(GATHER_STEPS - 2)
+    held.let_go(GATHER_STEPS)
     late = translation(sources[1], Decoding(20, min_tokens=20, beam_size=3), time.monotonic() + 0.5)
     engine.submit([late])
     held.let_go(2)
