@@ -252,9 +252,7 @@ class Lowering:
         Returns ``places`` ``[n, 2]`` int64, the row and column of each token, row after row; and ``spread`` ``[b, s]``
         int64, the number of the token at each position, or of the last one before it where there is none.
         """
-        columns, after = self._range(graph, source, "source.columns"), graph.constant("after", [1], np.int64)
-        ends = graph.node("Unsqueeze", [lengths, after], "source.ends")
-        visible = graph.node("Less", [columns, ends], "source.visible")
+        visible = self._padding_visibility(graph, source, lengths, 2)
         found = graph.node("NonZero", [visible], "source.found")
         places = graph.node("Transpose", [found], "source.places", perm=[1, 0])
         tokens = graph.node("Cast", [visible], "source.token_or_not", to=INT64)
@@ -454,7 +452,7 @@ class Lowering:
         source, lengths = graph.input("source", INT64, ["rows", "source"]), graph.input("lengths", INT32, ["rows"])
         target = graph.input("target", INT64, ["rows", "target"])
         inspected: list[tuple[str, list[str]]] = []
-        visible = self._padding_visibility(graph, source, lengths)
+        visible = self._padding_visibility(graph, source, lengths, 4)
         embedded = self._embed_whole(graph, source, "source")
         memory = self._encoder_layers(graph, embedded, ["rows", "source"], [visible], inspected)
         states = self._embed_whole(graph, target, "target")
@@ -498,12 +496,12 @@ class Lowering:
         counted = graph.node("Range", ["no_axes", length, "one"], f"{name}.counted")
         return graph.node("Cast", [counted], f"{name}.range", to=INT32)
 
-    def _padding_visibility(self, graph: Graph, source: str, lengths: str) -> str:
-        """``[b, 1, 1, s]`` boolean: True on tokens."""
-        axes = graph.constant("beside", [1, 2, 3], np.int64)
+    def _padding_visibility(self, graph: Graph, source: str, lengths: str, rank: int) -> str:
+        """``[b, s]`` boolean, with as many dimensions of 1 between as make ``rank``: True on tokens."""
+        axes = graph.constant("beside", range(1, rank), np.int64)
         ends = graph.node("Unsqueeze", [lengths, axes], "source.ends")
         visible = graph.node("Less", [self._range(graph, source, "source.padding"), ends], "source.visible")
-        graph.describe(visible, BOOL, ["rows", 1, 1, "source"])
+        graph.describe(visible, BOOL, ["rows", *[1] * (rank - 2), "source"])
         return visible
 
     def _causal_visibility(self, graph: Graph, target: str) -> str:

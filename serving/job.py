@@ -80,7 +80,7 @@ class Job(Ticket):
     @property
     def asked(self) -> bool:
         """Whether its search has a say in every step, or somebody hears of it; else `serving.greedy` does it all."""
-        return self.search is not None and not (self.search.plain and self.listener is None)
+        return self.search is not None and (self.listener is not None or not self.search.plain)
 
     def timings(self) -> Timings:
         """Stages as of now."""

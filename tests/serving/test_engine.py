@@ -297,9 +297,7 @@ def test_who_comes_while_others_decode_is_encoded_with_those_who_come_soon_after
     held.let_go()
     assert held.next() == 5  # at once: nobody has come for long
     assert batches == [1, 3, 1]
-    held.release()
-    for job in jobs:
-        job.future.result(timeout=60)
+    held.finish(jobs)
 
 
 def test_after_a_while_nobody_waits_for_more_to_come(
@@ -316,8 +314,7 @@ def test_after_a_while_nobody_waits_for_more_to_come(
     time.sleep(0.3)
     held.let_go()
     assert held.next() == 2
-    held.release()
-    one.future.result(timeout=60), other.future.result(timeout=60)
+    held.finish([one, other])
 
 
 def test_what_needs_no_row_waits_no_longer_and_who_leaves_meanwhile_is_not_encoded(
@@ -347,8 +344,7 @@ def test_what_needs_no_row_waits_no_longer_and_who_leaves_meanwhile_is_not_encod
     assert vectors.future.done()
     assert attended.future.done()
     assert engine.work.source_tokens == encoded + len(sources[1])
-    held.release()
-    first.future.result(timeout=60)
+    held.finish([first])
 
 
 def test_who_leaves_in_the_moment_of_arriving_is_given_up_within_a_step(
@@ -376,8 +372,7 @@ def test_who_leaves_in_the_moment_of_arriving_is_given_up_within_a_step(
     held.let_go()
     held.next()
     assert leaves.future.cancelled()
-    held.release()
-    stays.future.result(timeout=60)
+    held.finish([stays])
 
 
 def test_the_rate_at_which_the_queue_drains_knows_nothing_of_waiting_for_more(
@@ -392,9 +387,7 @@ def test_the_rate_at_which_the_queue_drains_knows_nothing_of_waiting_for_more(
         engine.submit(jobs[-1:])
         held.let_go()
         time.sleep(0.02)
-    held.release()
-    for job in jobs:
-        job.future.result(timeout=60)
+    held.finish(jobs)
     assert engine._throughput.rate == before
 
 
@@ -417,8 +410,7 @@ def test_rows_that_nobody_owns_need_no_room(make: Callable[..., Engine], sources
     assert held.next() == 2
     assert long.future.done()
     assert engine._cache.arrays["self_key_0"].shape[2] == edge
-    held.release()
-    stays.future.result(timeout=60), short.future.result(timeout=60)
+    held.finish([stays, short])
 
 
 def test_a_list_leaves_room_for_those_who_come_after_it(make: Callable[..., Engine], sources: list[list[int]]) -> None:
@@ -437,9 +429,7 @@ def test_a_list_leaves_room_for_those_who_come_after_it(make: Callable[..., Engi
     held.next()
     assert single.future.done()
     assert sum(job.future.done() for job in many) == 8
-    held.release()
-    for job in many:
-        job.future.result(timeout=60)
+    held.finish(many)
 
 
 def test_the_load_is_what_is_decoded_and_what_waits_wherever_it_waits(
@@ -673,9 +663,7 @@ def test_listeners_hear_exactly_the_final_tokens_with_one_call_a_loop_and_step(
     ]
     deaf = [translation(sources[9], Decoding(16, min_tokens=16, beam_size=4), soon()), *greedy(sources[10:14])]
     engine.submit([*jobs, *deaf])
-    held.release()
-    for job in [*jobs, *deaf]:
-        job.future.result(timeout=60)
+    held.finish([*jobs, *deaf])
     for loop in loops:
         loop.run()
         # All began in the same step, so the one with the most tokens was spoken to in each.
