@@ -256,7 +256,8 @@ class Pipeline:
             # The engine keeps the deadline; this one speaks up when the engine itself hangs.
             await _all_done(jobs, max(0.0, deadline - time.monotonic()) + HANGS_SECONDS)
             return [job.future.result(timeout=0) for job in jobs]
-        except (TimeoutError, DeadlineExceeded):
+        except (TimeoutError, DeadlineExceeded) as error:
+            error.__traceback__ = None  # leads here, and so to the job that keeps the error
             raise DeadlineExceeded(self.settings.timeout) from None
         finally:
             if not all(job.future.done() for job in jobs):
@@ -375,7 +376,9 @@ async def _all_done(jobs: Sequence[Job], seconds: float) -> None:
     """Wait until all ``jobs`` are done, ``seconds`` at most: the engine's thread wakes the event loop once for all."""
     if not jobs:
         return
-    loop, done = asyncio.get_running_loop(), itertools.count(1)
+    # The jobs' futures keep the callback, which therefore must not know the jobs: they would lie about in circles until
+    # Python looks for such garbage, once in minutes.
+    loop, last, done = asyncio.get_running_loop(), len(jobs), itertools.count(1)
     waiting: asyncio.Future[None] = loop.create_future()
 
     def go_on() -> None:
@@ -383,7 +386,7 @@ async def _all_done(jobs: Sequence[Job], seconds: float) -> None:
             waiting.set_result(None)
 
     def count(_: object) -> None:
-        if next(done) == len(jobs):
+        if next(done) == last:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(go_on)
 

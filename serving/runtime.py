@@ -42,8 +42,8 @@ TRIED_POSITION = 24
 """Source tokens of each row, and target tokens written."""
 TRIALS = 7
 """Times each way is timed; the median counts."""
-MOST_BOUND = 512
-"""Numbers of rows and k whose bindings are kept at one time."""
+MOST_BOUND = 128
+"""Numbers of rows and k whose bindings are kept at one time, 30 KiB each; those used longest ago go first."""
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""
 
@@ -202,13 +202,17 @@ class Runtime:
         """
         # Binding costs about as much as a small step, and rows come and go: what was bound is kept until it moves.
         layout = (cache, cache.layout, state)
-        if layout != self._layout or len(self._bound) == MOST_BOUND:
+        if layout != self._layout:
             self._layout = layout
             self._bound.clear()
-        if (rows, k) not in self._bound:
+        bound = self._bound.pop((rows, k), None)
+        if bound is None:
             way = self._ways[max(count for count in self._ways if count <= rows)]
-            self._bound[rows, k] = self._bind(cache, state, rows, k, way)
-        steps, found = self._bound[rows, k]
+            bound = self._bind(cache, state, rows, k, way)
+            if len(self._bound) == MOST_BOUND:
+                del self._bound[next(iter(self._bound))]
+        self._bound[rows, k] = bound
+        steps, found = bound
         self._side_by_side(steps)
         return found["tokens"], found["log_probabilities"], found["given_log_probability"]
 

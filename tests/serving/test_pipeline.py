@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from model.search import beam, sample
 from model.translate import translate
 from serving.decoding import Decoding
 from serving.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, TooLarge
-from serving.job import translation
+from serving.job import Job, translation
 from serving.options import SamplingOptions, TranslateOptions
 from serving.pipeline import Pipeline
 from serving.settings import Settings
@@ -81,6 +83,43 @@ def test_a_request_that_is_given_up_leaves_nothing_behind(pipeline: Pipeline) ->
         assert found.tokens
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("outcome", ["done", "late", "left"])
+def test_nothing_of_a_request_is_left_for_the_garbage_collector(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    """What lies about in circles of references is memory until Python looks for it, once in minutes."""
+    jobs: list[weakref.ref[Job]] = []
+
+    def noted(*arguments: Any) -> Job:
+        job = translation(*arguments)
+        jobs.append(weakref.ref(job))
+        return job
+
+    async def run() -> str:
+        options = TranslateOptions(beam_size=4, max_tokens=40)
+        task = asyncio.create_task(pipeline.translate(["Hello there. " * 40], "en", "de", options))
+        if outcome == "left":
+            await asyncio.sleep(0.05)
+            task.cancel()
+        await asyncio.wait([task])
+        if task.cancelled():
+            return "left"
+        return "late" if isinstance(task.exception(), DeadlineExceeded) else "done"
+
+    monkeypatch.setattr("serving.pipeline.translation", noted)
+    if outcome == "late":
+        monkeypatch.setattr(pipeline, "_deadline", lambda: time.monotonic() + 0.05)
+    gc.disable()
+    try:
+        found = asyncio.run(run())
+        asyncio.run(pipeline.translate(["Hello."], "en", "de"))  # by its end the engine has given the others up
+        left = sum(job() is not None for job in jobs)
+    finally:
+        gc.enable()
+    assert (found, len(jobs)) == (outcome, 41)
+    assert left <= 1  # the engine may not have returned from the last
 
 
 def test_no_texts_have_no_translations(pipeline: Pipeline) -> None:

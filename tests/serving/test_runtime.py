@@ -239,6 +239,14 @@ def test_rows_k_and_depth_may_change_from_step_to_step(
         assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def test_only_what_was_bound_last_is_kept(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.runtime.MOST_BOUND", 2)
+    cache, state = begin(runtime, SOURCES, 8)
+    for rows in (1, 2, 3, 2, 1):
+        runtime.step(cache, state, rows, 2)
+    assert list(runtime._bound) == [(2, 2), (1, 2)]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_long_rows_get_the_same_bits_on_any_number_of_threads(precision: Precision, tmp_path: Path) -> None:
     """Beyond 256 keys, and with fewer heads than threads, where kernels like to cut the keys in blocks."""
