@@ -91,7 +91,8 @@ def death(sentences: Sequence[str], options: argparse.Namespace) -> dict[str, An
 
 def scaling(sentences: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """One replica of one core and a spike for which another is started, and ended after it."""
-    scale = ("--max-replicas", "2", "--scale-up-seconds", "2", "--scale-down-seconds", "10", "--target-load", "0.1")
+    # Two or three rows in use: more than before the spike, and fewer than in it on any machine that needs replicas.
+    scale = ("--max-replicas", "2", "--scale-up-seconds", "2", "--scale-down-seconds", "10", "--target-load", "0.02")
     with dragoman(options.port, "--replicas", "1", "--cpus", "1", *scale) as server:
         outcomes, spans = watch(server, _requests("spike", sentences, options), [1, 2, 1])
     return report(outcomes, spans, [1, 2, 1])
