@@ -11,11 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+# The same stand in deploy/ray.env and deploy/Dockerfile, for where Ray is started before this is read.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray gives workers what no other process wants (niceness 15): a replica would wait for whatever else runs.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Ten rounds a second of looking after a few replicas cost a twentieth of a core.
 os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
+# Memory that is freed goes back: glibc would keep some for every thread, and what large blocks have taken once (the
+# moving of a cache) as room that small ones then hold on to.
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "16777216")
 
 import ray
 from ray import serve

@@ -1,6 +1,7 @@
 """The files of deploy/ are used, not only read, where a machine without Docker and Kubernetes can."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,19 @@ def test_the_image_has_the_tested_ray_and_no_torch() -> None:
         assert f"COPY {folder} ./{folder}" in dockerfile
 
 
+def ray_environment() -> dict[str, str]:
+    lines = (ROOT / "deploy" / "ray.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_ray_is_given_the_same_environment_however_it_is_started() -> None:
+    expected = ray_environment()
+    source = (ROOT / "serving" / "deployment.py").read_text()
+    assert dict(re.findall(r'setdefault\("(\w+)", "(.*)"\)', source)) == expected
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert dict(re.findall(r"((?:RAY|MALLOC)_\w+)=(\S+)", dockerfile)) == expected
+
+
 @pytest.mark.parametrize("name", ["laptop.yaml", "server.yaml"])
 def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
     config = serve_configs()[name]
@@ -78,7 +92,7 @@ def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
         "--app-dir",
         str(ROOT),
     ]
-    with running(command, port, RAY_USAGE_STATS_ENABLED="0"):
+    with running(command, port, **ray_environment()):
         assert fetch(f"http://127.0.0.1:{port}/v1/translate", b'{"text": "Hello."}').status == 200
 
 
