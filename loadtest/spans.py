@@ -21,12 +21,12 @@ class Span(NamedTuple):
 
 
 def report(
-    outcomes: Sequence[Outcome], spans: Sequence[Span], expected: Sequence[int], lost: float | None = None
+    outcomes: Sequence[Outcome], spans: Sequence[Span], expected: Sequence[int], lost: tuple[float, float] | None = None
 ) -> dict[str, Any]:
     """What the ``outcomes`` of each span add up to, for JSON, and what did not hold.
 
-    ``expected`` are the numbers of replicas, one span after the other. ``lost``: when, in seconds, a replica died; what
-    was under way then may have had no answer.
+    ``expected`` are the numbers of replicas, one span after the other. ``lost``: the seconds between which a
+    replica died; what was under way then may have had no answer.
     """
     statuses = Counter(outcome.status for outcome in outcomes)
     wrong = Counter(
@@ -52,8 +52,8 @@ def report(
     }
 
 
-def _under_way(outcome: Outcome, when: float | None) -> bool:
-    return when is not None and outcome.due - SLACK <= when <= outcome.due + outcome.seconds + SLACK
+def _under_way(outcome: Outcome, when: tuple[float, float] | None) -> bool:
+    return when is not None and outcome.due - SLACK <= when[1] and when[0] <= outcome.due + outcome.seconds + SLACK
 
 
 def _sum(outcomes: Sequence[Outcome], begin: float, end: float) -> dict[str, Any]:
