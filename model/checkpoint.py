@@ -1,7 +1,6 @@
 """A checkpoint: a folder with ``config.json``, ``model.safetensors`` (fp16) and ``tokenizer.model``."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.files import write
 from model.tokenizer import Tokenizer, language_token
 from model.transformer import Transformer
 
@@ -47,13 +47,6 @@ class Checkpoint:
     config: CheckpointConfig
     model: Transformer
     tokenizer: Tokenizer
-
-
-def write(path: Path, contents: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(contents)
-    os.replace(partial, path)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -1,44 +1,15 @@
-"""Parallel text: from tab-separated pairs to padded batches."""
+"""Pairs as token ids, in padded batches."""
 
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.pairs import Pair
 from model.tokenizer import PADDING, START, Tokenizer
 
 Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One sentence in two languages, and where it comes from."""
-
-    source: str
-    target: str
-    origin: str
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Read a tab-separated file (plain or .gz) of source, target and, optionally, origin; ValueError names the line."""
-    pairs = []
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
-            match text.rstrip("\n").split("\t"):
-                case [source, target]:
-                    pairs.append(Pair(source, target, "all"))
-                case [source, target, origin]:
-                    pairs.append(Pair(source, target, origin))
-                case columns:
-                    raise ValueError(f"{path}, line {number}: {len(columns)} tab-separated columns, expected 2 or 3")
-    return pairs
 
 
 @dataclass(frozen=True)
@@ -87,6 +58,13 @@ class Corpus:
                 targets.append(np.array(target, np.int32))
                 kept.append(weights.get(pair.origin, 1.0))
         return cls(sources, targets, np.array(kept, np.float32))
+
+    @classmethod
+    def join(cls, corpora: Sequence["Corpus"]) -> "Corpus":
+        """Everything in ``corpora``, one after the other."""
+        sources = [ids for corpus in corpora for ids in corpus.sources]
+        targets = [ids for corpus in corpora for ids in corpus.targets]
+        return cls(sources, targets, np.concatenate([corpus.weights for corpus in corpora]))
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -54,8 +54,11 @@ class Tokenizer:
         return cls(path.read_bytes())
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary: int) -> "Tokenizer":
-        """Learn a unigram vocabulary of ``vocabulary`` pieces, special ones and 256 bytes included."""
+    def train(cls, texts: Iterable[str], vocabulary: int, placeholders: Sequence[str] = ()) -> "Tokenizer":
+        """Learn a unigram vocabulary of ``vocabulary`` pieces, special ones and 256 bytes included.
+
+        Each of ``placeholders`` is a piece of its own wherever it stands, never cut and never part of another.
+        """
         written = io.BytesIO()
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(normalise(text) for text in texts),
@@ -70,6 +73,7 @@ class Tokenizer:
             bos_id=START,
             eos_id=END,
             control_symbols=[language_token(language) for language in LANGUAGES],
+            user_defined_symbols=list(placeholders),
             num_threads=2,
             minloglevel=2,
         )

@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,16 +22,23 @@ from torch import Tensor
 
 from model import checkpoint
 from model.checkpoint import CheckpointConfig
+from model.cleaning import clean
 from model.config import ModelConfig
-from model.corpus import Batch, Corpus, Pair, read_pairs
+from model.corpus import Batch, Corpus
+from model.files import write
+from model.grow import grow
 from model.loss import label_smoothed_cross_entropy
 from model.optimizer import Muon
-from model.tokenizer import PADDING, Tokenizer
+from model.pairs import Pair, read_pairs
+from model.placeholders import PLACEHOLDERS, with_placeholders
+from model.tokenizer import LANGUAGES, PADDING, Tokenizer
 from model.transformer import Transformer
 from model.translate import translate
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
+STATE = "state.pt"
+"""In a run's folder: the last saved step."""
 
 
 class TrainSettings(BaseModel):
@@ -40,8 +47,21 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "dragoman"
-    pair: tuple[str, str] = ("en", "de")
+    languages: tuple[str, str] = ("en", "de")
+    """What the first two columns of the data hold."""
+    pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = Field(
+        default_factory=lambda values: (values["languages"],)
+    )
+    """The directions to learn: ``languages``, its reverse or both; ``languages`` alone unless given."""
     model: ModelConfig = ModelConfig()
+    initialize_from: Path | None = None
+    """Folder of a smaller model's checkpoint to begin with (`model.grow`), for the first start; else random weights."""
+    placeholders: tuple[Annotated[str, Field(pattern=r"^\S+$")], ...] = ()
+    """Pieces of their own in the vocabulary, such as ``%s`` or ``{0}``, for programs' messages.
+
+    A piece that training text hardly has is hardly ever written. So copies of pairs that share a number or a name are
+    added with placeholders there; ``weights`` doses them under the origin ``placeholders``.
+    """
     longest: Positive = 128
     """Pairs with more tokens on a side are left out."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
@@ -66,6 +86,21 @@ class TrainSettings(BaseModel):
     evaluate_every: Positive = 500
     evaluate_sentences: Positive = 64
     """Of dev, for the BLEU on the way."""
+
+    @model_validator(mode="after")
+    def _directions_are_those_of_the_data(self) -> Self:
+        if unknown := set(self.languages) - set(LANGUAGES):
+            raise ValueError(f"languages names {', '.join(sorted(unknown))}; there are {', '.join(LANGUAGES)}")
+        possible = {self.languages, self.languages[::-1]}
+        if not possible.issuperset(self.pairs) or len(set(self.pairs)) < len(self.pairs):
+            raise ValueError(f"pairs takes {self.languages}, its reverse or both, each once; not {self.pairs}")
+        return self
+
+    @model_validator(mode="after")
+    def _pieces_are_pieces_once(self) -> Self:
+        if len(set(self.placeholders)) < len(self.placeholders):
+            raise ValueError("placeholders names one twice")
+        return self
 
     @model_validator(mode="after")
     def _pairs_fit_the_model(self) -> Self:
@@ -101,7 +136,9 @@ class Run:
     ===================  ==========================================================
     """
 
-    def __init__(self, folder: Path, settings: TrainSettings, train: Path, dev: Path, console: Console) -> None:
+    def __init__(
+        self, folder: Path, settings: TrainSettings, train: Sequence[Path], dev: Path, console: Console
+    ) -> None:
         self.folder, self.settings, self.console = folder, settings, console
         folder.mkdir(parents=True, exist_ok=True)
         _same_run(folder, settings)
@@ -110,16 +147,31 @@ class Run:
         self.device, self.bf16 = device_and_precision(settings.precision)
         console.print(f"training on {self.device.type} in {'bf16' if self.bf16 else 'fp32'}")
         with console.status("reading the text"):
-            pairs, self.dev_pairs = read_pairs(train), read_pairs(dev)
+            pairs, left_out = clean(pair for path in train for pair in read_pairs(path))
+            self.dev_pairs = read_pairs(dev)
+        origins = {pair.origin for pair in pairs} | {PLACEHOLDERS}
+        if unused := sorted(settings.weights.keys() - origins):
+            console.print(f"no pairs of {', '.join(unused)}, which weights names")
+        console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
         with console.status(f"learning a vocabulary of {settings.model.vocabulary} pieces from {len(pairs)} pairs"):
             self.tokenizer = self._tokenizer(pairs)
+        copies = with_placeholders(pairs, settings.placeholders, settings.seed)
         with console.status(f"tokenising {len(pairs)} pairs"):
-            encode = (self.tokenizer, settings.pair[1], settings.longest)
-            self.corpus = Corpus.encode(pairs, *encode, settings.weights)
-            self.dev = Corpus.encode(self.dev_pairs, *encode, {})
-        console.print(f"{len(self.corpus)} of {len(pairs)} pairs kept, {int(self.corpus.lengths.sum())} tokens")
-        self.model = Transformer(settings.model).to(self.device)
+            self.corpus = self._encode([*pairs, *copies], settings.weights)
+            self.dev = self._encode(self.dev_pairs, {})
+        console.print(
+            f"{len(pairs)} pairs and {len(copies)} copies with placeholders, in {len(settings.pairs)} directions: "
+            f"{len(self.corpus)} examples kept, {int(self.corpus.lengths.sum())} tokens"
+        )
+        self.model = Transformer(settings.model)
         console.print(f"{sum(parameter.numel() for parameter in self.model.parameters()):,} parameters")
+        if settings.initialize_from and not (folder / STATE).exists():
+            start = checkpoint.load(settings.initialize_from)
+            known = grow(self.model, self.tokenizer, start)
+            console.print(
+                f"beginning with {start.config.name}, which knows {known} of {self.tokenizer.vocabulary} pieces"
+            )
+        self.model.to(self.device)
         self.optimizers = self._optimizers()
         self.step, self.tokens_seen, self.seconds = 0, 0, 0.0
         self._resume()
@@ -128,12 +180,28 @@ class Run:
         path = self.folder / checkpoint.TOKENIZER
         if not path.exists():
             texts = (text for pair in pairs for text in (pair.source, pair.target))
-            checkpoint.write(path, Tokenizer.train(texts, self.settings.model.vocabulary).serialized)
+            learnt = Tokenizer.train(texts, self.settings.model.vocabulary, self.settings.placeholders)
+            write(path, learnt.serialized)
         tokenizer = Tokenizer.load(path)
         if tokenizer.vocabulary != self.settings.model.vocabulary:
             pieces, expected = tokenizer.vocabulary, self.settings.model.vocabulary
             raise ValueError(f"{path} has {pieces} pieces, the settings ask for {expected}; start in another folder")
+        if missing := set(self.settings.placeholders) - set(tokenizer):
+            raise ValueError(f"{path} has no piece {', '.join(sorted(missing))}; start in another folder")
         return tokenizer
+
+    def _directed(self, pairs: list[Pair], direction: tuple[str, str]) -> list[Pair]:
+        return pairs if direction == self.settings.languages else [pair.reverse() for pair in pairs]
+
+    def _encode(self, pairs: list[Pair], weights: Mapping[str, float]) -> Corpus:
+        """An example of each pair in each direction."""
+        longest = self.settings.longest
+        return Corpus.join(
+            [
+                Corpus.encode(self._directed(pairs, direction), self.tokenizer, direction[1], longest, weights)
+                for direction in self.settings.pairs
+            ]
+        )
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices inside, AdamW for embeddings, norms and biases; or AdamW for all."""
@@ -160,7 +228,7 @@ class Run:
                     progress.update(task, completed=self.step, description=f"loss {report['loss']:.3f}")
                     if self.step % settings.evaluate_every == 0 or self.step == settings.steps:
                         report |= self.evaluate()
-                        self.console.print(_line(report))
+                        self.console.print(_line(report), markup=False)
                     if self.step % 50 == 0 or self.step == settings.steps:
                         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
                             log.write(json.dumps(report) + "\n")
@@ -218,7 +286,7 @@ class Run:
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, Any]:
-        """Loss on dev in nats a token, without smoothing, and greedy BLEU of a fixed sample of it."""
+        """Loss on dev in nats a token, without smoothing; by direction, greedy BLEU and the first of a fixed sample."""
         self.model.eval()
         losses, counts = [], []
         for rows in self.dev.plan(self.settings.tokens, seed=0, epoch=0):
@@ -226,13 +294,15 @@ class Run:
             counts.append(int((batch.labels != PADDING).sum()))
             losses.append(float(self._loss(batch, 0.0)) * counts[-1])
         sample = random.Random(0).sample(self.dev_pairs, min(self.settings.evaluate_sentences, len(self.dev_pairs)))
-        texts = [pair.source for pair in sample]
-        written = dict(translate(self.model, self.tokenizer, texts, self.settings.pair[1]))
-        bleu = sacrebleu.corpus_bleu(
-            [written[index] for index in range(len(texts))], [[pair.target for pair in sample]]
-        )
+        bleu, examples = {}, {}
+        for direction in self.settings.pairs:
+            directed, name = self._directed(sample, direction), "-".join(direction)
+            found = dict(translate(self.model, self.tokenizer, [pair.source for pair in directed], direction[1]))
+            written = [found[index] for index in range(len(directed))]
+            score = sacrebleu.corpus_bleu(written, [[pair.target for pair in directed]]).score
+            bleu[name], examples[name] = round(score, 2), written[0]
         self.model.train()
-        return {"dev_loss": sum(losses) / sum(counts), "dev_bleu": round(bleu.score, 2), "example": written[0]}
+        return {"dev_loss": sum(losses) / sum(counts), "dev_bleu": bleu, "example": examples}
 
     def save(self) -> None:
         """Write the state to go on from and the averaged checkpoint so far; each file whole or not at all."""
@@ -244,7 +314,7 @@ class Run:
         for step in files.keys() - set(kept):
             files[step].unlink()
         averaged = average([files[step] for step in kept])
-        config = CheckpointConfig(name=self.settings.name, pairs=(self.settings.pair,), model=self.settings.model)
+        config = CheckpointConfig(name=self.settings.name, pairs=self.settings.pairs, model=self.settings.model)
         checkpoint.save(self.folder / "checkpoint", config, averaged, self.tokenizer)
         state = {
             "model": self.model.state_dict(),
@@ -253,12 +323,12 @@ class Run:
             "cuda_random": torch.cuda.get_rng_state_all(),
             "progress": (self.step, self.tokens_seen, self.seconds),
         }
-        partial = self.folder / "state.pt.partial"
+        partial = (self.folder / STATE).with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self.folder / "state.pt")
+        os.replace(partial, self.folder / STATE)
 
     def _resume(self) -> None:
-        path = self.folder / "state.pt"
+        path = self.folder / STATE
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
@@ -279,7 +349,7 @@ def average(files: list[Path]) -> dict[str, Tensor]:
 
 def _same_run(folder: Path, settings: TrainSettings) -> None:
     """ValueError when ``folder`` holds a run that these settings would not go on with but spoil."""
-    if not (folder / "state.pt").exists():
+    if not (folder / STATE).exists():
         return
     free = {"steps", "save_every", "average", "evaluate_every", "evaluate_sentences"}
     stored = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
@@ -306,8 +376,9 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _line(report: dict[str, Any]) -> str:
+    directions = (f"{name} {bleu} «{report['example'][name]}»" for name, bleu in report["dev_bleu"].items())
     return (
         f"step {report['step']}  {report['minutes']} min  {report['tokens_per_second']} tokens/s  "
-        f"loss {report['loss']:.3f}  dev loss {report['dev_loss']:.3f}  dev BLEU {report['dev_bleu']}  "
-        f"«{report['example']}»"
+        f"loss {report['loss']:.3f}  dev loss {report['dev_loss']:.3f}  "
+        f"dev BLEU {'  '.join(directions)}"
     )

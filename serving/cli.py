@@ -3,8 +3,10 @@
 import asyncio
 import inspect
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -337,7 +339,10 @@ def _cut_out(bundle: Path, name: str, graph: str | None, path: Path) -> None:
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="Folder of the run; an interrupted run goes on from there.")],
-    data: Annotated[Path, typer.Option(help="Training pairs: source, target and origin, tab-separated, .gz or not.")],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Training pairs: source, target and origin, tab-separated, .gz or not; may be given again."),
+    ],
     dev: Annotated[Path, typer.Option(help="Pairs to evaluate on the way.")],
     recipe: Annotated[Path | None, typer.Option(help="JSON of the settings; see model/train.py.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as steps=2000; dots nest.")] = None,
@@ -353,9 +358,12 @@ def train(
         settings = TrainSettings.model_validate(chosen)
     except (OSError, json.JSONDecodeError, ValidationError) as error:
         fail(str(error))
-    for path in (data, dev):
+    for path in (*data, dev):
         if not path.is_file():
             fail(f"{path} is not a file")
+    # Whoever ends the process wants what an interrupt does: save. In the background, shells have SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         print(Run(folder, settings, data, dev, errors).train())
     except ValueError as error:
@@ -376,44 +384,106 @@ def _put(settings: dict[str, Any], assignment: str) -> None:
         settings[last] = value
 
 
+corpus = typer.Typer(no_args_is_help=True, help="Gather text to train on.")
+app.add_typer(corpus, name="corpus")
+
+
+@corpus.command()
+def debian(
+    output: Annotated[Path, typer.Argument(help="File to write: English, German and origin, tab-separated; .tsv.gz.")],
+    held_out: Annotated[
+        list[Path] | None, typer.Option(help="Pairs to evaluate on, which nothing may resemble; may be given again.")
+    ] = None,
+    origin: Annotated[list[str] | None, typer.Option(help="Only this part; may be given again.")] = None,
+) -> None:
+    """Gather English and German text from Debian's packages: ten minutes; needs apt and 3 GB for a while."""
+    _require("polib", "train")
+    from model.cleaning import clean, without
+    from model.debian.apt import DebianError
+    from model.debian.gathering import gather
+    from model.debian.sources import SOURCES
+    from model.pairs import read_pairs, write_pairs
+
+    if unknown := set(origin or ()) - SOURCES.keys():
+        fail(f"no such origin: {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}")
+    try:
+        held = [pair for path in held_out or () for pair in read_pairs(path)]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # What cannot be written is said before the work.
+        if output.is_dir() or not os.access(output.parent, os.W_OK):
+            fail(f"{output} cannot be written: name a file in a folder that may be written to")
+        pairs, left_out = clean(gather(origin or SOURCES, errors))
+        kept = without(pairs, held)
+        write_pairs(output, kept)
+    except (OSError, ValueError, DebianError) as error:
+        fail(str(error))
+    print(json.dumps({"written": str(output), "pairs": len(kept), **left_out, "held_out": len(pairs) - len(kept)}))
+
+
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint (PyTorch) or a bundle (ONNX Runtime).")],
     data: Annotated[Path, typer.Option(help="Pairs with origins, tab-separated, .gz or not.")],
+    languages: Annotated[str, typer.Option(help="What its first two columns hold.")] = "en-de",
+    pair: Annotated[list[str] | None, typer.Option(help="A direction such as de-en; all the model knows.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many pairs.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the translations here, a line each.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the translations: en-de.txt, a line each.")] = None,
     beam_size: BeamSize = 1,
     length_penalty: LengthPenalty = 1.0,
 ) -> None:
-    """BLEU and chrF in total and per origin."""
+    """BLEU and chrF per origin, per length and in total, in each direction."""
     _require("sacrebleu", "train")
-    from model.checkpoint import CheckpointError
-    from model.corpus import read_pairs
-    from model.evaluate import score, translations
+    from export.bundle import MANIFEST, read_manifest
+    from model import checkpoint
+    from model.evaluate import confidence, score, translations
+    from model.pairs import read_pairs
     from serving.evaluate import translations as served
 
     options = _options(beam_size=beam_size, length_penalty=length_penalty)
     try:
         pairs = read_pairs(data)[:limit]
+        if not pairs:
+            fail(f"{data}: no pairs to translate")
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+        bundle = (model / MANIFEST).exists()
+        loaded = None if bundle else checkpoint.load(model)
+        learnt = loaded.config.pairs if loaded else read_manifest(model).pairs
+        for direction in _directions(learnt, languages, pair):
+            there = "-".join(direction)
+            ordered = pairs if there == languages else [each.reverse() for each in pairs]
+            texts = [each.source for each in ordered]
+            extra: dict[str, float | None] = {}
+            if loaded:
+                written = translations(loaded, texts, direction[1], errors, beam_size, length_penalty)
+            else:
+                found = served(model, texts, direction, errors, options)
+                written = [each.text for each in found]
+                extra["confidence"] = confidence(ordered, written, [each.mean_score for each in found])
+            table = Table("part", "pairs", "BLEU", "chrF", "degenerate", title=there, title_justify="left")
+            for row in (rows := score(ordered, written)):
+                table.add_row(row.part, str(row.pairs), f"{row.bleu:.2f}", f"{row.chrf:.2f}", f"{row.degenerate:.1%}")
+            Console().print(table)
+            total = rows[-1]
+            figures = {"pairs": total.pairs, "bleu": total.bleu, "chrf": total.chrf, "degenerate": total.degenerate}
+            print(json.dumps({"model": str(model), "direction": there, **figures, **extra}))
+            if output:
+                lines = "".join(f"{line}\n" for line in written)
+                (output / f"{there}.txt").write_text(lines, encoding="utf-8")
     except (OSError, ValueError) as error:
         fail(str(error))
-    bundle = (model / "manifest.json").exists()
-    try:
-        written = (
-            served(model, pairs, errors, options)
-            if bundle
-            else translations(model, pairs, errors, beam_size, length_penalty)
-        )
-    except (CheckpointError, ValueError) as error:
-        fail(str(error))
-    if output:
-        output.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")
-    table = Table("origin", "pairs", "BLEU", "chrF")
-    for row in (rows := score(pairs, written)):
-        table.add_row(row.origin, str(row.pairs), f"{row.bleu:.2f}", f"{row.chrf:.2f}")
-    Console().print(table)
-    total = rows[-1]
-    print(json.dumps({"model": str(model), "pairs": total.pairs, "bleu": total.bleu, "chrf": total.chrf}))
+
+
+def _directions(
+    learnt: Sequence[tuple[str, str]], languages: str, wanted: Sequence[str] | None
+) -> list[tuple[str, str]]:
+    """Those of ``learnt`` that text in ``languages`` has both sides of, and that are ``wanted`` unless all are."""
+    possible = [each for each in learnt if sorted(each) == sorted(languages.split("-"))]
+    unknown = set(wanted or ()) - {"-".join(each) for each in possible}
+    if unknown or not possible:
+        known = ", ".join("-".join(each) for each in learnt)
+        raise ValueError(f"the model knows {known}; not {', '.join(sorted(unknown)) or languages}")
+    return [each for each in possible if not wanted or "-".join(each) in wanted]
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -7,33 +7,33 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from model.corpus import Pair
 from serving.errors import ServiceError
 from serving.options import GREEDY, TranslateOptions
 from serving.pipeline import Pipeline
 from serving.settings import Settings
+from serving.translation import Translation
 
 
 def translations(
-    bundle: Path, pairs: Sequence[Pair], console: Console, options: TranslateOptions = GREEDY
-) -> list[str]:
-    """Translations of ``pairs`` by the bundle, with a progress bar on ``console``; ValueError when one cannot be."""
+    bundle: Path, texts: Sequence[str], direction: tuple[str, str], console: Console, options: TranslateOptions = GREEDY
+) -> list[Translation]:
+    """Translations of ``texts`` by the bundle, with a progress bar on ``console``; ValueError when one cannot be."""
     pipeline = Pipeline.offline(Settings(bundle=bundle))
-    source, target = pipeline.pair(None, None)
 
-    async def run() -> list[str]:
+    async def run() -> list[Translation]:
+        source, target = pipeline.pair(*direction)
         with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("translating", total=len(pairs))
+            task = progress.add_task(f"translating into {target}", total=len(texts))
 
-            async def one(number: int, text: str) -> str:
+            async def one(number: int, text: str) -> Translation:
                 try:
                     [found], _ = await pipeline.translate([text], source, target, options)
                 except ServiceError as error:
-                    raise ValueError(f"pair {number}: {error}") from None
+                    raise ValueError(f"text {number}: {error}") from None
                 progress.advance(task)
-                return found.text
+                return found
 
-            return await asyncio.gather(*(one(number, pair.source) for number, pair in enumerate(pairs, 1)))
+            return await asyncio.gather(*(one(number, text) for number, text in enumerate(texts, 1)))
 
     try:
         pipeline.check(options)

@@ -20,7 +20,8 @@ from export.bundle import GRAPHS, read_manifest
 from export.exporter import calibration
 from export.quantize import Calibration, calibrate, quantized
 from model.checkpoint import Checkpoint
-from model.corpus import pad, read_pairs
+from model.corpus import pad
+from model.pairs import read_pairs
 from model.tokenizer import END, START
 from model.transformer import Transformer
 from serving.decoding import Decoding

@@ -1,46 +1,12 @@
-import gzip
 from collections import Counter
-from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model.corpus import Batch, Corpus, Pair, pad, read_pairs
+from model.corpus import Batch, Corpus, pad
+from model.pairs import Pair
 from model.tokenizer import END, PADDING, START, Tokenizer
-
-
-def write_plain(path: Path, contents: bytes) -> Path:
-    path.write_bytes(contents)
-    return path
-
-
-def write_gzip(path: Path, contents: bytes) -> Path:
-    path = path.with_name(path.name + ".gz")
-    path.write_bytes(gzip.compress(contents))
-    return path
-
-
-every_format = pytest.mark.parametrize("write", [write_plain, write_gzip], ids=["plain", "gz"])
-
-
-@every_format
-def test_pairs_are_read_with_their_origin(tmp_path: Path, write: Callable[[Path, bytes], Path]) -> None:
-    path = write(tmp_path / "pairs.tsv", "Cat\tKatze\nDog \u2028 x\tHund\tpets\n🐍\tSchlange".encode())
-    assert read_pairs(path) == [
-        Pair("Cat", "Katze", "all"),
-        Pair("Dog \u2028 x", "Hund", "pets"),
-        Pair("🐍", "Schlange", "all"),
-    ]
-
-
-@every_format
-@pytest.mark.parametrize("bad", [b"alone", b"", b"a\tb\tc\td", b"caf\xe9\tb"])
-def test_a_bad_line_is_named(tmp_path: Path, write: Callable[[Path, bytes], Path], bad: bytes) -> None:
-    path = write(tmp_path / "pairs.tsv", b"a\tb\nc\td\n" + bad + b"\ne\tf\n")
-    with pytest.raises(ValueError, match=r"pairs\.tsv.*line 3"):
-        read_pairs(path)
 
 
 def test_rows_are_padded_at_the_end() -> None:
@@ -127,6 +93,15 @@ def test_a_corpus_that_never_gives_a_pair_is_a_value_error(corpus: Corpus) -> No
 def encoded(sentences: list[str], tokenizer: Tokenizer, longest: int = 10**6, **weights: float) -> Corpus:
     pairs = [Pair(text, text.upper(), ("even", "odd")[number % 2]) for number, text in enumerate(sentences)]
     return Corpus.encode(pairs, tokenizer, "de", longest, weights)
+
+
+def test_joined_corpora_follow_each_other(sentences: list[str], tiny_tokenizer: Tokenizer) -> None:
+    one, other = encoded(sentences[:20], tiny_tokenizer), encoded(sentences[20:50], tiny_tokenizer, odd=0.5)
+    joined, whole = Corpus.join([one, other]), encoded(sentences[:50], tiny_tokenizer)
+    assert [ids.tolist() for ids in joined.sources] == [ids.tolist() for ids in whole.sources]
+    assert [ids.tolist() for ids in joined.targets] == [ids.tolist() for ids in whole.targets]
+    assert joined.lengths.tolist() == whole.lengths.tolist()
+    assert joined.weights.tolist() == [*one.weights, *other.weights]
 
 
 def test_padding_is_a_small_share(sentences: list[str], tiny_tokenizer: Tokenizer) -> None:

@@ -143,6 +143,43 @@ def test_the_vocabulary_has_the_size_asked_for(tiny_tokenizer: Tokenizer) -> Non
     assert {f"<0x{byte:02X}>" for byte in range(256)} <= set(pieces)
 
 
+PLACEHOLDERS = ["%s", "%1", "%1$s", "$1", "{0}", "{name}"]
+
+
+@pytest.fixture(scope="module")
+def with_placeholders(sentences: list[str]) -> Tokenizer:
+    return Tokenizer.train(sentences, 800, PLACEHOLDERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Copy %s to %1$s", ["%s", "%1$s"]),
+        ('({0}), "%1":$1.', ["{0}", "%1", "$1"]),
+        ("%s%s x%s1 %%s", ["%s", "%s", "%s", "%s"]),
+        ("{name} {names} {1} %2", ["{name}"]),
+    ],
+)
+def test_a_placeholder_is_one_piece_wherever_it_stands(
+    with_placeholders: Tokenizer, text: str, expected: list[str]
+) -> None:
+    ids = with_placeholders.target(text)
+    assert [piece for piece in with_placeholders.pieces(ids) if piece in PLACEHOLDERS] == expected
+    assert with_placeholders.decode(ids) == text
+
+
+@given(st.lists(st.sampled_from([*PLACEHOLDERS, "%", "$", "1", "{", "}", " ", "ab", "ä", "🐍"])).map("".join) | TEXT)
+def test_any_text_survives_a_round_trip_among_placeholders(with_placeholders: Tokenizer, text: str) -> None:
+    assert with_placeholders.decode(with_placeholders.target(text)) == normalise(text)
+
+
+def test_placeholders_leave_size_and_special_tokens_alone(with_placeholders: Tokenizer) -> None:
+    pieces = list(with_placeholders)
+    assert len(pieces) == len(set(pieces)) == 800
+    assert pieces[:6] == ["<pad>", "<unk>", "<s>", "</s>", "<2en>", "<2de>"]
+    assert set(PLACEHOLDERS) <= set(pieces)
+
+
 def test_a_tokenizer_read_from_a_file_is_the_same(
     tmp_path: Path, tiny_tokenizer: Tokenizer, sentences: list[str]
 ) -> None:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from model import checkpoint
 from model.config import ModelConfig
+from model.pairs import read_pairs
 from model.train import Run, TrainSettings, average
+from tests.conftest import PRETRAINED
 
 MODEL = ModelConfig(
     vocabulary=400,
@@ -26,6 +28,7 @@ MODEL = ModelConfig(
     max_positions=128,
     dropout=0.1,
 )
+PRE_NORM = MODEL.model_copy(update={"norm": "pre"})
 SETTINGS = TrainSettings(
     name="tiny",
     model=MODEL,
@@ -61,8 +64,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Pat
 Start = Callable[..., Run]
 
 
-def begin(folder: Path, pairs: Path, **changes: Any) -> Run:
-    return Run(folder, SETTINGS.model_copy(update=changes), pairs, pairs, Console(file=io.StringIO()))
+def begin(folder: Path, data: Path, **changes: Any) -> Run:
+    return Run(folder, SETTINGS.model_copy(update=changes), [data], data, Console(file=io.StringIO()))
 
 
 @pytest.fixture
@@ -200,6 +203,39 @@ def test_two_stops_go_on_to_the_same_end(start: Start, through: Run) -> None:
     assert all(map(same, outcome(through), outcome(resumed)))
 
 
+def test_what_a_run_began_with_is_needed_at_its_first_start_only(start: Start, tmp_path: Path) -> None:
+    small = start("small", steps=1, model=PRE_NORM).train()
+    settings = {"initialize_from": small, "model": PRE_NORM.model_copy(update={"encoder_layers": 2}), "steps": 2}
+    start("large", **settings).train()
+    small.rename(tmp_path / "elsewhere")
+    assert start("large", **settings).step == 2
+    with pytest.raises(ValueError, match="cannot be used"):
+        start("another", **settings)
+
+
+def test_a_vocabulary_that_is_there_must_have_the_placeholders(start: Start) -> None:
+    start("run")
+    with pytest.raises(ValueError, match=r"has no piece %s, \{0\}; start in another folder"):
+        start("run", placeholders=("{0}", "%s"))
+
+
+def test_weights_of_origins_that_are_not_there_are_told(pairs: Path, tmp_path: Path) -> None:
+    told = io.StringIO()
+    settings = SETTINGS.model_copy(update={"weights": {"all": 0.5, "web": 2.0, "placeholders": 0.1}})
+    Run(tmp_path / "run", settings, [pairs], pairs, Console(file=told))
+    assert "no pairs of web, which weights names" in told.getvalue()
+
+
+def test_what_a_model_writes_is_printed_as_it_is(pairs: Path, tmp_path: Path) -> None:
+    told = io.StringIO()
+    run = Run(tmp_path / "run", SETTINGS, [pairs], pairs, Console(file=told, width=500))
+    found = run.evaluate()
+    example = dict.fromkeys(found["example"], "see [/etc] and [red]")
+    run.evaluate = lambda: found | {"example": example}  # type: ignore[method-assign]
+    run.train()
+    assert "«see [/etc] and [red]»" in told.getvalue()
+
+
 def test_an_interrupt_works_as_before_after_training(start: Start) -> None:
     handler = signal.getsignal(signal.SIGINT)
     start("run", steps=2).train()
@@ -263,6 +299,7 @@ def test_the_log_has_a_line_a_report(start: Start) -> None:
     assert lines[0].keys() >= {"step", "loss", "rate", "tokens", "minutes", "tokens_per_second"}
     assert lines[1].keys() - lines[0].keys() == {"dev_loss", "dev_bleu", "example"}
     assert [line["rate"] for line in lines] == [run.settings.rate(49), run.settings.rate(54)]
+    assert lines[1]["dev_bleu"].keys() == lines[1]["example"].keys() == {"en-de"}
     assert lines[1]["tokens"] == run.tokens_seen > lines[0]["tokens"]
     assert TrainSettings.model_validate_json((run.folder / "settings.json").read_text()) == run.settings
 
@@ -272,6 +309,47 @@ def test_a_tokenizer_in_the_folder_is_kept(start: Start, tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "tokenizer.model").write_bytes(learnt)
     assert start("other", seed=9).tokenizer.serialized == learnt
+
+
+BOTH = (("en", "de"), ("de", "en"))
+
+
+def test_each_pair_is_an_example_in_each_direction(start: Start, pairs: Path) -> None:
+    run, read = start("run", pairs=BOTH), read_pairs(pairs)
+    for corpus in (run.corpus, run.dev):
+        sources, targets = ([ids.tolist() for ids in side] for side in (corpus.sources, corpus.targets))
+        assert sources == [
+            *(run.tokenizer.source(pair.source, "de") for pair in read),
+            *(run.tokenizer.source(pair.target, "en") for pair in read),
+        ]
+        assert targets == [
+            *(run.tokenizer.target(pair.target) for pair in read),
+            *(run.tokenizer.target(pair.source) for pair in read),
+        ]
+
+
+def test_a_run_learns_and_reports_both_directions(start: Start) -> None:
+    run = start("run", pairs=BOTH, steps=6)
+    assert checkpoint.load(run.train()).config.pairs == BOTH
+    [line] = (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    report = json.loads(line)
+    assert report["dev_bleu"].keys() == report["example"].keys() == {"en-de", "de-en"}
+    assert start("run", pairs=BOTH, steps=7).step == 6
+    with pytest.raises(ValueError, match="holds a run with pairs"):
+        start("run")
+
+
+def test_placeholders_are_pieces_and_seen_in_training(start: Start, tmp_path: Path, pairs: Path) -> None:
+    more = tmp_path / "more.tsv"
+    more.write_text("".join(f"take {n} of x\t{n} von x nehmen\n" for n in range(30)), encoding="utf-8")
+    settings = SETTINGS.model_copy(update={"placeholders": ("%9", "{x}"), "weights": {"placeholders": 0.5}})
+    run = Run(tmp_path / "run", settings, [pairs, more], pairs, Console(file=io.StringIO()))
+    known = list(run.tokenizer)
+    seen = [{known[token] for token in ids} & {"%9", "{x}"} for ids in run.corpus.targets]
+    copies = [number for number, found in enumerate(seen) if found]
+    assert len(copies) >= 30
+    assert set().union(*seen) == {"%9", "{x}"}
+    assert set(run.corpus.weights[copies]) == {0.5}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -297,11 +375,34 @@ def test_evaluation_is_the_plain_loss_a_token(start: Start, precision: str) -> N
         ({"weights": {"web": -1}}, "greater than or equal to 0"),
         ({"decay": 1.5}, "less than or equal to 1"),
         ({"optimizer": "sgd"}, "'adamw' or 'muon'"),
+        ({"pairs": [["en", "fr"]]}, "its reverse or both"),
+        ({"pairs": [["en", "de"], ["en", "de"]]}, "each once"),
+        ({"pairs": []}, "at least 1 item"),
+        ({"languages": ["en"]}, "Field required"),
+        ({"languages": ["en", "fr"]}, "languages names fr; there are en, de"),
+        ({"placeholders": ["% d"]}, "should match pattern"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(values: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         TrainSettings.model_validate(values)
+
+
+def test_the_first_direction_is_learnt_unless_others_are_named() -> None:
+    assert TrainSettings().pairs == (("en", "de"),)
+    assert TrainSettings(languages=("de", "en")).pairs == (("de", "en"),)
+    assert TrainSettings(pairs=(("de", "en"),)).pairs == (("de", "en"),)
+
+
+@pytest.mark.parametrize("recipe", sorted(PRETRAINED.glob("recipe*.json")), ids=lambda path: path.stem)
+def test_recipes_are_valid(recipe: Path) -> None:
+    TrainSettings.model_validate_json(recipe.read_bytes())
+
+
+def test_the_recipe_of_the_shipped_checkpoint_fits_it() -> None:
+    settings = TrainSettings.model_validate_json((PRETRAINED / "recipe.json").read_bytes())
+    shipped = checkpoint.load(PRETRAINED).config
+    assert (settings.name, settings.pairs, settings.model) == (shipped.name, shipped.pairs, shipped.model)
 
 
 @pytest.mark.parametrize(

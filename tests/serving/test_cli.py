@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import torch
 
 from loadtest.servers import clean_environment
 from model import checkpoint
+from model.pairs import read_pairs
 from model.search import beam, sample
+from model.translate import translate
 from tests.service import free_port
 
 
@@ -169,7 +173,8 @@ def test_evaluates_bundle_and_checkpoint_alike_with_a_beam(
         arguments = ["--data", data, "--output", output, "--beam-size", "3", "--length-penalty", "0.2"]
         done = dragoman("evaluate", model, *arguments)
         assert done.returncode == 0, done.stderr
-        written.append(output.read_text(encoding="utf-8"))
+        assert ("confidence" in json.loads(done.stdout.decode().splitlines()[-1])) == (model == tiny_bundle)
+        written.append((output / "en-de.txt").read_text(encoding="utf-8"))
     assert written[0] == written[1]
     assert written[0].strip()
     refused = dragoman("evaluate", tiny_bundle, "--data", data, "--beam-size", "17")
@@ -177,20 +182,116 @@ def test_evaluates_bundle_and_checkpoint_alike_with_a_beam(
     assert refused.stderr.decode().strip() == (
         "beam_size: is 17; the limit is 16, the lesser of the service's settings max_beam and rows"
     )
+    for arguments in (["--pair", "de-en"], ["--languages", "en-fr"]):
+        refused = dragoman("evaluate", tiny_bundle, "--data", data, *arguments)
+        assert refused.returncode == 1
+        assert refused.stderr.decode().strip() == f"the model knows en-de; not {arguments[1]}"
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="packages are made with dpkg-deb, which is not there")
+def test_gathers_text_that_resembles_none_to_evaluate_on(tmp_path: Path) -> None:
+    """With packages of its own in apt's place: what the network has must not decide a test."""
+    unpacked = tmp_path / "built/usr/share/trans"
+    unpacked.mkdir(parents=True)
+    lines = ["Das ist gut. :: That is good.", "Wer kommt da? :: Who comes there?", "Wer kommt da? :: Who comes there?"]
+    (unpacked / "de-en").write_text("\n".join(lines), encoding="utf-8")
+    control = "Package: trans-de-en\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: a\n"
+    (tmp_path / "built/DEBIAN").mkdir()
+    (tmp_path / "built/DEBIAN/control").write_text(control, encoding="utf-8")
+    apt = tmp_path / "bin/apt-get"
+    apt.parent.mkdir()
+    apt.write_text(f"#!/bin/sh\ndpkg-deb --build {tmp_path / 'built'} trans-de-en_1_all.deb\n", encoding="utf-8")
+    apt.chmod(0o755)
+    held_out = tmp_path / "dev.tsv"
+    held_out.write_text("Who comes there?\tWer kommt?\n", encoding="utf-8")
+    output = tmp_path / "new/text.tsv"
+    environment = {"PATH": f"{apt.parent}:{os.environ['PATH']}"}
+    arguments = ["--held-out", held_out, "--origin", "ding-sent"]
+    done = dragoman("corpus", "debian", output, *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    assert output.read_text(encoding="utf-8") == "That is good.\tDas ist gut.\tding-sent\n"
+    found = json.loads(done.stdout)
+    assert (found["pairs"], found["repeated"], found["held_out"]) == (1, 1, 1)
+    refused = dragoman("corpus", "debian", output, "--origin", "dung", **environment)
+    assert refused.returncode == 1
+    assert refused.stderr.decode().startswith("no such origin: dung; there are ddtp, manpages")
+
+
+TINY = ["vocabulary=800", "width=32", "heads=4", "feed_forward=64", "encoder_layers=1", "decoder_layers=1", "norm=pre"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_training_that_is_ended_is_saved_and_goes_on(tmp_path: Path, sentences: list[str], number: int) -> None:
+    data, run = tmp_path / "pairs.tsv", tmp_path / "run"
+    data.write_text("".join(f"{line}\t{line.upper()}\n" for line in sentences if "\t" not in line), encoding="utf-8")
+    settings = [f"--set=model.{size}" for size in TINY] + ["--set=save_every=1", "--set=evaluate_every=1000000"]
+    command = [
+        sys.executable,
+        "-m",
+        "serving.cli",
+        "train",
+        str(run),
+        "--data",
+        str(data),
+        "--dev",
+        str(data),
+        *settings,
+    ]
+    # As in a shell's background job.
+    process = subprocess.Popen(
+        ["bash", "-c", "trap '' INT; exec \"$@\"", "bash", *command], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    try:
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, told
+    found = re.search(r"stopped and saved at step (\d+)", " ".join(told.split()))
+    assert found, told
+    assert sorted(run.glob("step-*.safetensors"))[-1].name == f"step-{int(found[1]):07}.safetensors"
+    again = dragoman("train", run, "--data", data, "--dev", data, *settings, "--set", f"steps={int(found[1]) + 1}")
+    assert again.returncode == 0, again.stderr
+    assert f"going on from step {found[1]}" in " ".join(again.stderr.decode().split())
 
 
 def test_trains_and_evaluates_from_the_command_line(tmp_path: Path, sentences: list[str]) -> None:
     data = tmp_path / "pairs.tsv"
-    data.write_text("".join(f"{line}\t{line}\tcopy\n" for line in sentences if "\t" not in line), encoding="utf-8")
-    sizes = ["vocabulary=800", "width=32", "heads=4", "feed_forward=64", "encoder_layers=1", "decoder_layers=1"]
-    settings = [f"model.{size}" for size in sizes] + ["steps=4", "evaluate_every=4", "evaluate_sentences=2"]
+    more = tmp_path / "more.tsv"
+    more.write_text("One more.\tNoch eins.\n", encoding="utf-8")
+    data.write_text(
+        "".join(f"{line}\t{line.upper()}\tloud\n" for line in sentences if "\t" not in line), encoding="utf-8"
+    )
+    settings = [f"model.{size}" for size in TINY] + ["steps=4", "evaluate_every=4", "evaluate_sentences=2"]
     flags = [part for setting in settings for part in ("--set", setting)]
     run = tmp_path / "run"
-    trained = dragoman("train", run, "--data", data, "--dev", data, *flags)
+    flags += ["--set", 'pairs=[["en", "de"], ["de", "en"]]']
+    trained = dragoman("train", run, "--data", data, "--data", more, "--dev", data, *flags)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.decode().strip() == str(run / "checkpoint")
-    scored = dragoman("evaluate", run / "checkpoint", "--data", data, "--limit", "3")
-    assert json.loads(scored.stdout.decode().splitlines()[-1])["pairs"] == 3
+    scored = dragoman("evaluate", run / "checkpoint", "--data", data, "--limit", "3", "--output", tmp_path / "texts")
+    lines = [json.loads(line) for line in scored.stdout.decode().splitlines() if line.startswith("{")]
+    assert [(line["direction"], line["pairs"]) for line in lines] == [("en-de", 3), ("de-en", 3)]
+    assert sorted(file.name for file in (tmp_path / "texts").iterdir()) == ["de-en.txt", "en-de.txt"]
+    loaded = checkpoint.load(run / "checkpoint")
+    german = [pair.target for pair in read_pairs(data)[:3]]
+    expected = dict(translate(loaded.model, loaded.tokenizer, german, "en"))
+    found = (tmp_path / "texts" / "de-en.txt").read_text(encoding="utf-8").splitlines()
+    assert found == [expected[index] for index in range(3)]
+    one = dragoman("evaluate", run / "checkpoint", "--data", data, "--limit", "3", "--pair", "de-en")
+    assert [json.loads(line) for line in one.stdout.decode().splitlines() if line.startswith("{")] == lines[1:]
+    arguments = ["--data", data, "--dev", data, *flags, "--set", f"initialize_from={run / 'checkpoint'}"]
+    larger = dragoman("train", tmp_path / "larger", *arguments, "--set", "model.encoder_layers=2")
+    assert larger.returncode == 0, larger.stderr
+    known = re.search(r"which knows (\d+) of 800 pieces", " ".join(larger.stderr.decode().split()))
+    assert known
+    assert 700 < int(known[1]) <= 800
+    refused = dragoman("train", tmp_path / "other", *arguments, "--set", "model.width=64")
+    assert refused.returncode == 1
+    assert "width 64 is not the 32 of the model to begin with" in " ".join(refused.stderr.decode().split())
     wrong = dragoman("train", run, "--data", data, "--dev", data, "--set", "stepz=4")
     assert wrong.returncode == 1
     assert "stepz" in wrong.stderr.decode()

@@ -1,0 +1,1 @@
+"""English and German text in Debian's packages."""

@@ -1,0 +1,48 @@
+"""Parallel text in files: a pair a line."""
+
+import gzip
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.files import write
+from model.tokenizer import normalise
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One sentence in two languages, and where it comes from."""
+
+    source: str
+    target: str
+    origin: str
+
+    def reverse(self) -> "Pair":
+        """The same pair in the other direction."""
+        return Pair(self.target, self.source, self.origin)
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read a tab-separated file (plain or .gz) of source, target and, optionally, origin; ValueError names the line."""
+    pairs = []
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+            match text.rstrip("\n").split("\t"):
+                case [source, target]:
+                    pairs.append(Pair(source, target, "all"))
+                case [source, target, origin]:
+                    pairs.append(Pair(source, target, origin))
+                case columns:
+                    raise ValueError(f"{path}, line {number}: {len(columns)} tab-separated columns, expected 2 or 3")
+    return pairs
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write what `read_pairs` reads, whole or not at all; compressed when the name ends in .gz."""
+    lines = ("\t".join(map(normalise, (pair.source, pair.target, pair.origin))) + "\n" for pair in pairs)
+    contents = "".join(lines).encode()
+    write(path, gzip.compress(contents, mtime=0) if path.suffix == ".gz" else contents)
