@@ -20,8 +20,6 @@ BAND = 40
 MOST_LOPSIDED = 2
 """Documents of which one has more than so many times the other's blocks are not looked at."""
 _ANCHOR = re.compile(r"[\w.-]+\(\d\w*\)|[^\s\"'“”„»«‚‘’()]*(?:[\d_/=$<>\\]|--)[^\s\"'“”„»«‚‘’().,;:]*")
-
-
 _WORD = re.compile(r"[^\W\d_]{2}")
 
 
@@ -83,14 +81,17 @@ def _anchors(text: str) -> frozenset[str]:
     return frozenset(_ANCHOR.findall(text))
 
 
+def has_word(text: str) -> bool:
+    """Whether two letters stand side by side: what has none, such as the number of a section, says nothing."""
+    return _WORD.search(text) is not None
+
+
 def sentences(source: str, target: str) -> Iterator[tuple[str, str]]:
     """The sentences of two texts in pairs, when both have as many; else the texts themselves.
 
-    Left out is what has no word on either side, such as the number of a section.
+    Left out is what has no word on either side.
     """
-    parts = [[piece.text for piece in split(normalise(text)) if piece.text] for text in (source, target)]
-    if len(parts[0]) == len(parts[1]):
-        pairs = list(zip(*parts, strict=True))
-    else:
-        pairs = [(normalise(source), normalise(target))]
-    yield from (pair for pair in pairs if any(map(_WORD.search, pair)))
+    texts = normalise(source), normalise(target)
+    parts = [[piece.text for piece in split(text) if piece.text] for text in texts]
+    pairs = list(zip(*parts, strict=True)) if len(parts[0]) == len(parts[1]) else [texts]
+    yield from (pair for pair in pairs if any(map(has_word, pair)))

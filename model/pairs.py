@@ -41,6 +41,11 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def directed(pairs: list[Pair], languages: tuple[str, ...], direction: tuple[str, ...]) -> list[Pair]:
+    """``pairs`` of two ``languages`` in a ``direction``: as they are, or each reversed."""
+    return pairs if direction == languages else [pair.reverse() for pair in pairs]
+
+
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
     """Write what `read_pairs` reads, whole or not at all; compressed when the name ends in .gz."""
     lines = ("\t".join(map(normalise, (pair.source, pair.target, pair.origin))) + "\n" for pair in pairs)

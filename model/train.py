@@ -29,7 +29,7 @@ from model.files import write
 from model.grow import grow
 from model.loss import label_smoothed_cross_entropy
 from model.optimizer import Muon
-from model.pairs import Pair, read_pairs
+from model.pairs import Pair, directed, read_pairs
 from model.placeholders import PLACEHOLDERS, with_placeholders
 from model.tokenizer import LANGUAGES, PADDING, Tokenizer
 from model.transformer import Transformer
@@ -190,16 +190,13 @@ class Run:
             raise ValueError(f"{path} has no piece {', '.join(sorted(missing))}; start in another folder")
         return tokenizer
 
-    def _directed(self, pairs: list[Pair], direction: tuple[str, str]) -> list[Pair]:
-        return pairs if direction == self.settings.languages else [pair.reverse() for pair in pairs]
-
     def _encode(self, pairs: list[Pair], weights: Mapping[str, float]) -> Corpus:
         """An example of each pair in each direction."""
-        longest = self.settings.longest
+        languages, longest = self.settings.languages, self.settings.longest
         return Corpus.join(
             [
-                Corpus.encode(self._directed(pairs, direction), self.tokenizer, direction[1], longest, weights)
-                for direction in self.settings.pairs
+                Corpus.encode(directed(pairs, languages, each), self.tokenizer, each[1], longest, weights)
+                for each in self.settings.pairs
             ]
         )
 
@@ -296,10 +293,10 @@ class Run:
         sample = random.Random(0).sample(self.dev_pairs, min(self.settings.evaluate_sentences, len(self.dev_pairs)))
         bleu, examples = {}, {}
         for direction in self.settings.pairs:
-            directed, name = self._directed(sample, direction), "-".join(direction)
-            found = dict(translate(self.model, self.tokenizer, [pair.source for pair in directed], direction[1]))
-            written = [found[index] for index in range(len(directed))]
-            score = sacrebleu.corpus_bleu(written, [[pair.target for pair in directed]]).score
+            pairs, name = directed(sample, self.settings.languages, direction), "-".join(direction)
+            found = dict(translate(self.model, self.tokenizer, [pair.source for pair in pairs], direction[1]))
+            written = [found[index] for index in range(len(pairs))]
+            score = sacrebleu.corpus_bleu(written, [[pair.target for pair in pairs]]).score
             bleu[name], examples[name] = round(score, 2), written[0]
         self.model.train()
         return {"dev_loss": sum(losses) / sum(counts), "dev_bleu": bleu, "example": examples}

@@ -436,7 +436,7 @@ def evaluate(
     from export.bundle import MANIFEST, read_manifest
     from model import checkpoint
     from model.evaluate import confidence, score, translations
-    from model.pairs import read_pairs
+    from model.pairs import directed, read_pairs
     from serving.evaluate import translations as served
 
     options = _options(beam_size=beam_size, length_penalty=length_penalty)
@@ -451,7 +451,7 @@ def evaluate(
         learnt = loaded.config.pairs if loaded else read_manifest(model).pairs
         for direction in _directions(learnt, languages, pair):
             there = "-".join(direction)
-            ordered = pairs if there == languages else [each.reverse() for each in pairs]
+            ordered = directed(pairs, tuple(languages.split("-")), direction)
             texts = [each.source for each in ordered]
             extra: dict[str, float | None] = {}
             if loaded:

@@ -1,6 +1,5 @@
 """All of it: from packages to pairs."""
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -39,11 +38,11 @@ def gather(origins: Iterable[str], console: Console) -> Iterator[Pair]:
                 console.print(f"{origin} is left out: {error}", markup=False, highlight=False)
             else:
                 had = True
-                count = itertools.count()
+                count = 0
                 for english, german in source.read(unpacked):
-                    next(count)
+                    count += 1
                     yield Pair(english, german, origin)
-                console.print(f"{origin}: {next(count):,} pairs", highlight=False)
+                console.print(f"{origin}: {count:,} pairs", highlight=False)
             shutil.rmtree(unpacked)
             progress.advance(bar)
     if failure and not had:

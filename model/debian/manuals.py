@@ -4,7 +4,7 @@ import gzip
 import re
 from pathlib import Path
 
-from model.alignment import Block, align, sentences
+from model.alignment import Block, align, has_word, sentences
 from model.debian.texts import Texts, each
 
 _ESCAPES = [
@@ -52,7 +52,7 @@ def manual(text: str) -> list[Block]:
     def flush(following: str) -> None:
         nonlocal kind, words
         joined = " ".join(_unescaped(" ".join(words)).split())
-        if kind and re.search(r"[^\W\d_]{2}", joined):
+        if kind and has_word(joined):
             blocks.append(Block(kind, joined))
         kind, words = following, []
 

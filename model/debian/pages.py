@@ -4,7 +4,7 @@ import html.parser
 import re
 from pathlib import Path
 
-from model.alignment import Block, align, sentences
+from model.alignment import Block, align, has_word, sentences
 from model.debian.texts import Texts, each
 
 _OPENING = {"p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "dt", "dd", "td", "th", "title", "item", "caption", "desc"}
@@ -49,7 +49,7 @@ class _Page(html.parser.HTMLParser):
 
     def flush(self) -> None:
         text = " ".join("".join(self._text).split())
-        if self._kind and re.search(r"[^\W\d_]{2}", text):
+        if self._kind and has_word(text):
             self.blocks.append(Block(self._kind, text))
         self._text = []
 
