@@ -17,7 +17,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = states.new_zeros((), dtype=torch.float32)
         states_gradient = torch.empty_like(states)
         weight_gradient = torch.zeros_like(weight)
-        vocabulary = weight.shape[0]
+        vocabulary, device = weight.shape[0], states.device.type
+        # Autocast would cast the weight and each gradient anew for every product.
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        states, weight = states.to(dtype), weight.to(dtype)
         for begin in range(0, len(states), CHUNK):
             chunk, label = states[begin : begin + CHUNK], labels[begin : begin + CHUNK, None]
             logits = (chunk @ weight.T).float()
@@ -26,6 +29,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total += (normaliser - expected).sum()
             gradient = logits.sub_(normaliser).exp_().sub_(smoothing / vocabulary)
             gradient.scatter_add_(1, label, gradient.new_full(label.shape, smoothing - 1))
+            gradient = gradient.to(dtype)
             states_gradient[begin : begin + CHUNK] = gradient @ weight
             weight_gradient += gradient.T @ chunk
         ctx.save_for_backward(states_gradient, weight_gradient)

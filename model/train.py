@@ -210,7 +210,7 @@ class Run:
         adamw = torch.optim.AdamW(
             outer, lr=self.settings.learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True
         )
-        return [adamw, Muon(inner, lr=self.settings.learning_rate)] if inner else [adamw]
+        return [adamw, Muon(inner, lr=self.settings.learning_rate, bf16=self.bf16)] if inner else [adamw]
 
     def train(self) -> Path:
         """Train to the last step and return the checkpoint's folder. An interrupt saves first."""

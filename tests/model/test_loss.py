@@ -46,3 +46,16 @@ def test_large_logits_stay_finite() -> None:
     gradients = torch.autograd.grad(loss, (states, weight))
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_under_autocast_it_is_near_the_same_and_gradients_stay_fp32() -> None:
+    states, weight, labels = inputs(CHUNK + 7)
+    exact = label_smoothed_cross_entropy(states, weight, labels, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = label_smoothed_cross_entropy(states, weight, labels, 0.1)
+    torch.testing.assert_close(loss, exact, atol=0, rtol=1e-2)
+    for rough, fine in zip(
+        torch.autograd.grad(loss, (states, weight)), torch.autograd.grad(exact, (states, weight)), strict=True
+    ):
+        assert rough.dtype == torch.float32
+        assert (rough - fine).norm() < 0.02 * fine.norm()

@@ -94,3 +94,13 @@ def test_a_parameter_without_gradient_stays() -> None:
     Muon([moved, still], lr=0.1).step()
     assert torch.equal(still, draw(3, 5))
     assert not torch.equal(moved, draw(3, 5))
+
+
+def test_in_bf16_it_moves_nearly_the_same_way_and_weights_stay_fp32() -> None:
+    fine, rough = draw(16, 40).requires_grad_(), draw(16, 40).requires_grad_()
+    fine.grad, rough.grad = draw(16, 40, seed=1), draw(16, 40, seed=1)
+    Muon([fine], lr=1.0).step()
+    Muon([rough], lr=1.0, bf16=True).step()
+    exact, change = fine.detach() - draw(16, 40), rough.detach() - draw(16, 40)
+    assert change.dtype == torch.float32
+    assert 0 < (change - exact).norm() < 0.05 * exact.norm()
