@@ -25,8 +25,9 @@ class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum, matrices of one shape orthogonalised together.
 
     torch.optim.Muon does its Newton-Schulz steps in bf16, one matrix at a time: on a processor without bf16 products
-    that costs more than the step itself. Here ``bf16`` says whether they are; momentum and weights are fp32. The update is scaled to the size of an AdamW update (0.2 √max(rows, columns),
-    Moonshot AI 2025), so one learning rate serves both.
+    that costs more than the step itself. Here ``bf16`` says whether they are in it; momentum and weights are fp32. The
+    update is scaled to the size of an AdamW update (0.2 √max(rows, columns), Moonshot AI 2025), so one learning rate
+    serves both.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, bf16: bool = False) -> None:
@@ -51,5 +52,6 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"].lerp_(gradient, 1 - group["momentum"])
                     updates.append(gradient.lerp(state["momentum"], group["momentum"]))
                 scale = -group["lr"] * 0.2 * max(shape) ** 0.5
-                for parameter, update in zip(parameters, orthogonalise(torch.stack(updates).to(self.dtype)), strict=True):
+                orthogonal = orthogonalise(torch.stack(updates).to(self.dtype))
+                for parameter, update in zip(parameters, orthogonal, strict=True):
                     parameter.add_(update, alpha=scale)

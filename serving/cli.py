@@ -18,6 +18,7 @@ from rich.table import Table
 from serving.settings import PREFIX, SHIPPED, Settings
 
 if TYPE_CHECKING:
+    from model.evaluate import Score
     from serving.options import TranslateOptions
     from serving.pipeline import Pipeline
 
@@ -433,11 +434,9 @@ def evaluate(
 ) -> None:
     """BLEU and chrF per origin, per length and in total, in each direction."""
     _require("sacrebleu", "train")
-    from export.bundle import MANIFEST, read_manifest
-    from model import checkpoint
-    from model.evaluate import confidence, score, translations
+    from model.evaluate import confidence, score
     from model.pairs import directed, read_pairs
-    from serving.evaluate import translations as served
+    from serving.evaluate import evaluated
 
     options = _options(beam_size=beam_size, length_penalty=length_penalty)
     try:
@@ -446,32 +445,29 @@ def evaluate(
             fail(f"{data}: no pairs to translate")
         if output:
             output.mkdir(parents=True, exist_ok=True)
-        bundle = (model / MANIFEST).exists()
-        loaded = None if bundle else checkpoint.load(model)
-        learnt = loaded.config.pairs if loaded else read_manifest(model).pairs
-        for direction in _directions(learnt, languages, pair):
-            there = "-".join(direction)
-            ordered = directed(pairs, tuple(languages.split("-")), direction)
-            texts = [each.source for each in ordered]
-            extra: dict[str, float | None] = {}
-            if loaded:
-                written = translations(loaded, texts, direction[1], errors, beam_size, length_penalty)
-            else:
-                found = served(model, texts, direction, errors, options)
-                written = [each.text for each in found]
-                extra["confidence"] = confidence(ordered, written, [each.mean_score for each in found])
-            table = Table("part", "pairs", "BLEU", "chrF", "degenerate", title=there, title_justify="left")
-            for row in (rows := score(ordered, written)):
-                table.add_row(row.part, str(row.pairs), f"{row.bleu:.2f}", f"{row.chrf:.2f}", f"{row.degenerate:.1%}")
-            Console().print(table)
-            total = rows[-1]
-            figures = {"pairs": total.pairs, "bleu": total.bleu, "chrf": total.chrf, "degenerate": total.degenerate}
-            print(json.dumps({"model": str(model), "direction": there, **figures, **extra}))
-            if output:
-                lines = "".join(f"{line}\n" for line in written)
-                (output / f"{there}.txt").write_text(lines, encoding="utf-8")
+        with evaluated(model, errors, options) as (learnt, translate):
+            for direction in _directions(learnt, languages, pair):
+                there = "-".join(direction)
+                ordered = directed(pairs, tuple(languages.split("-")), direction)
+                written, scores = translate([each.source for each in ordered], direction)
+                extra = {} if scores is None else {"confidence": confidence(ordered, written, scores)}
+                rows = score(ordered, written)
+                _print_scores(there, rows)
+                total = rows[-1]
+                figures = {"pairs": total.pairs, "bleu": total.bleu, "chrf": total.chrf, "degenerate": total.degenerate}
+                print(json.dumps({"model": str(model), "direction": there, **figures, **extra}))
+                if output:
+                    lines = "".join(f"{line}\n" for line in written)
+                    (output / f"{there}.txt").write_text(lines, encoding="utf-8")
     except (OSError, ValueError) as error:
         fail(str(error))
+
+
+def _print_scores(title: str, rows: "Sequence[Score]") -> None:
+    table = Table("part", "pairs", "BLEU", "chrF", "degenerate", title=title, title_justify="left")
+    for row in rows:
+        table.add_row(row.part, str(row.pairs), f"{row.bleu:.2f}", f"{row.chrf:.2f}", f"{row.degenerate:.1%}")
+    Console().print(table)
 
 
 def _directions(
