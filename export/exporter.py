@@ -27,7 +27,7 @@ from export.bundle import (
 from export.functions import Bodies
 from export.graphs import Lowering
 from export.quantize import calibrate, quantized
-from export.verify import SENTENCES, check
+from export.verify import check, probes
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.transformer import Transformer
@@ -59,8 +59,7 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
         signatures = write_graphs(reference, folder, attention)
         for name in signatures:
             onnx.checker.check_model(folder / f"{name}.onnx")
-        language = loaded.config.pairs[0][1]
-        report = check(folder, reference, loaded.model, loaded.tokenizer, language, precision)
+        report = check(folder, reference, loaded.model, probes(loaded), precision)
         if not report.passed:
             raise ParityError(f"the parity gate failed; no bundle was written\n{report.model_dump_json(indent=2)}")
         positions = loaded.config.model.max_positions
@@ -98,9 +97,8 @@ def write_graphs(model: Transformer, folder: Path, attention: Bodies) -> dict[st
 
 
 def calibration(loaded: Checkpoint) -> list[tuple[list[int], list[int]]]:
-    """Source and target ids to calibrate with: the gate's sentences for every pair, and the model's translations."""
-    lines, limit = SENTENCES.read_text(encoding="utf-8").splitlines(), loaded.model.config.max_positions
-    sources = [loaded.tokenizer.source(line, target)[:limit] for _, target in loaded.config.pairs for line in lines]
+    """Source and target ids to calibrate with: the gate's probes, and the model's translations."""
+    sources = probes(loaded)
     return [(sources[index], hypothesis.tokens) for index, hypothesis in search(loaded.model, sources)]
 
 

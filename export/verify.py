@@ -9,10 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle import ParityCase, ParityReport
+from model.checkpoint import Checkpoint
 from model.corpus import pad
 from model.search import greedy
-from model.tokenizer import PADDING, START, Tokenizer
+from model.tokenizer import PADDING, START
 from model.transformer import Encoded, Transformer
+from model.translate import search
 
 Array = NDArray[Any]
 
@@ -88,15 +90,32 @@ class Stepper:
         return dict(zip(names, self.inspector.run(names, feeds), strict=True))
 
 
+def probes(loaded: Checkpoint) -> list[list[int]]:
+    """Source token ids for every pair, on which a checkpoint's graphs are compared and its int8 scales found.
+
+    They come from English sentences; what is to be in another language is what the model makes of those.
+    """
+    tokenizer, limit = loaded.tokenizer, loaded.config.model.max_positions
+    texts = {"en": SENTENCES.read_text(encoding="utf-8").splitlines()}
+    sources = []
+    for source, target in sorted(loaded.config.pairs, key=lambda pair: pair[0] != "en"):
+        if source not in texts and ("en", source) in loaded.config.pairs:
+            found = dict(search(loaded.model, [tokenizer.source(text, source)[:limit] for text in texts["en"]]))
+            texts[source] = [tokenizer.decode(found[index].tokens) for index in range(len(found))]
+        sources += [tokenizer.source(text, target)[:limit] for text in texts.get(source, texts["en"])]
+    return sources
+
+
 def check(
-    folder: Path, reference: Transformer, fp32: Transformer, tokenizer: Tokenizer, language: str, precision: str
+    folder: Path, reference: Transformer, fp32: Transformer, sources: list[list[int]], precision: str
 ) -> ParityReport:
-    """Compare the bundle in ``folder`` with ``reference``, the PyTorch model of its precision, and with ``fp32``."""
+    """Compare the bundle in ``folder`` with ``reference``, the PyTorch model of its precision, and with ``fp32``.
+
+    ``sources`` are token ids, of which the first `CAPACITY` are read.
+    """
     stepper = Stepper(folder)
     longest = min(reference.config.max_positions, CAPACITY)
-    sources = [
-        tokenizer.source(line, language)[:longest] for line in SENTENCES.read_text(encoding="utf-8").splitlines()
-    ]
+    sources = [ids[:longest] for ids in sources]
     cases, agreeing, steps = [], 0, 0
     for rows in BATCH_SIZES:
         chosen = [sources[(7 * row + rows) % len(sources)] for row in range(rows)]

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 from export.bundle import ParityReport
 from export.exporter import calibration
 from export.quantize import Calibration, calibrate, quantized
-from export.verify import BATCH_SIZES, check
+from export.verify import BATCH_SIZES, SENTENCES, check, probes
 from model import checkpoint
 from model.checkpoint import Checkpoint
+from model.translate import search
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def report_on(
     reference = copy.deepcopy(loaded.model)
     with torch.no_grad():
         change(reference)
-    return check(bundle, reference, reference, loaded.tokenizer, "de", "fp32")
+    return check(bundle, reference, reference, probes(loaded), "fp32")
 
 
 def test_an_fp32_bundle_is_pytorch_to_the_last_digits(bundle: Path, loaded: Checkpoint) -> None:
@@ -81,7 +83,7 @@ def test_an_int8_bundle_follows_the_model_that_rounds_as_it_does(
     bundle_of: Callable[[str, str], Path], loaded: Checkpoint
 ) -> None:
     reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded)))
-    report = check(bundle_of("int8", "fused"), reference, loaded.model, loaded.tokenizer, "de", "int8")
+    report = check(bundle_of("int8", "fused"), reference, loaded.model, probes(loaded), "int8")
     assert report.passed
     assert report.equal_share >= report.equal_share_bound
     assert report.fp32_agreement >= report.fp32_agreement_floor
@@ -102,8 +104,28 @@ def test_an_int8_bundle_does_not_pass_for_a_model_with_other_roundings(
     bundle_of: Callable[[str, str], Path], loaded: Checkpoint, change: Callable[[Calibration], Calibration]
 ) -> None:
     reference = quantized(loaded.model, change(calibrate(loaded.model, calibration(loaded))))
-    assert not check(bundle_of("int8", "fused"), reference, loaded.model, loaded.tokenizer, "de", "int8").passed
+    assert not check(bundle_of("int8", "fused"), reference, loaded.model, probes(loaded), "int8").passed
 
 
 def test_an_int8_bundle_does_not_pass_for_fp32(bundle_of: Callable[[str, str], Path], loaded: Checkpoint) -> None:
     assert not report_on(bundle_of("int8", "fused"), loaded).passed
+
+
+EN_DE, DE_EN = ("en", "de"), ("de", "en")
+
+
+@pytest.mark.parametrize("pairs", [(EN_DE,), (EN_DE, DE_EN), (DE_EN, EN_DE), (DE_EN,)])
+def test_probes_are_of_every_pair_and_the_model_writes_those_that_are_not_english(
+    loaded: Checkpoint, pairs: tuple[tuple[str, str], ...]
+) -> None:
+    both = dataclasses.replace(loaded, config=loaded.config.model_copy(update={"pairs": pairs}))
+    tokenizer, limit = loaded.tokenizer, loaded.config.model.max_positions
+    english = SENTENCES.read_text(encoding="utf-8").splitlines()
+    found = dict(search(loaded.model, [tokenizer.source(text, "de")[:limit] for text in english]))
+    german = [tokenizer.decode(found[index].tokens) for index in range(len(english))] if EN_DE in pairs else english
+    assert probes(both) == [
+        tokenizer.source(text, target)[:limit]
+        for target, texts in (("de", english), ("en", german))
+        for text in texts
+        if target in {pair[1] for pair in pairs}
+    ]
