@@ -132,6 +132,9 @@ class ParityReport(Frozen):
     cases: tuple[ParityCase, ...]
     log_probability_bound: float
     """Holds for the errors of the memory and of the attention weights too."""
+    typical_error: float | None = None
+    """The median, over tokens, of the largest difference over the whole vocabulary; bundles written before lack it."""
+    typical_bound: float | None = None
     equal_share: float
     equal_share_bound: float
     fp32_agreement: float

@@ -20,9 +20,12 @@ Array = NDArray[Any]
 
 BATCH_SIZES = (1, 2, 7, 32)
 CAPACITY = 64
-LOG_PROBABILITY_BOUND = {"fp32": 1e-4, "int8": 0.25}
-"""In nats. An int8 activation that lies on the edge between two steps may round to either side in the two runtimes,
-whose LayerNorm and softmax differ in the last bit; one such step moves a log-probability by up to some hundredths."""
+LOG_PROBABILITY_BOUND = {"fp32": 1e-4, "int8": 0.5}
+"""In nats, of any token, likely or not. An int8 activation that lies on the edge between two steps may round to either
+side in the two runtimes, whose LayerNorm and softmax differ in the last bit; one such step, early in a deep encoder,
+moves an unlikely token's log-probability by up to some tenths."""
+TYPICAL_BOUND = {"fp32": 1e-4, "int8": 1e-3}
+"""In nats, of the median: at most tokens no such edge is met, and both compute the same to the last digits."""
 EQUAL_SHARE_BOUND = {"fp32": 1.0, "int8": 0.97}
 FP32_AGREEMENT_FLOOR = {"fp32": 1.0, "int8": 0.85}
 
@@ -116,23 +119,27 @@ def check(
     stepper = Stepper(folder)
     longest = min(reference.config.max_positions, CAPACITY)
     sources = [ids[:longest] for ids in sources]
-    cases, agreeing, steps = [], 0, 0
+    cases, differences, agreeing, steps = [], [], 0, 0
     for rows in BATCH_SIZES:
         chosen = [sources[(7 * row + rows) % len(sources)] for row in range(rows)]
-        case, agreed = _case(stepper, reference, fp32, chosen, longest)
+        case, difference, agreed = _case(stepper, reference, fp32, chosen, longest)
         cases.append(case)
+        differences.append(difference)
         agreeing, steps = agreeing + agreed, steps + case.tokens
     equal = sum(case.tokens_equal for case in cases) / steps
-    bound, share, floor = (
-        table[precision] for table in (LOG_PROBABILITY_BOUND, EQUAL_SHARE_BOUND, FP32_AGREEMENT_FLOOR)
+    typical = _rounded(torch.cat(differences).median())
+    bound, typical_bound, share, floor = (
+        table[precision] for table in (LOG_PROBABILITY_BOUND, TYPICAL_BOUND, EQUAL_SHARE_BOUND, FP32_AGREEMENT_FLOOR)
     )
     errors = [e for case in cases for e in (case.log_probability_error, case.memory_error, case.attention_error)]
     within = all(error <= bound for error in errors)  # NaN is not; max() could lose it.
     return ParityReport(
-        passed=within and equal >= share and agreeing / steps >= floor,
+        passed=within and typical <= typical_bound and equal >= share and agreeing / steps >= floor,
         reference=f"PyTorch, {precision}",
         cases=tuple(cases),
         log_probability_bound=bound,
+        typical_error=typical,
+        typical_bound=typical_bound,
         equal_share=round(equal, 5),
         equal_share_bound=share,
         fp32_agreement=round(agreeing / steps, 5),
@@ -143,7 +150,8 @@ def check(
 @torch.inference_mode()
 def _case(
     stepper: Stepper, reference: Transformer, fp32: Transformer, chosen: list[list[int]], longest: int
-) -> tuple[ParityCase, int]:
+) -> tuple[ParityCase, torch.Tensor, int]:
+    """What was measured; each token's largest log-probability difference; how many tokens ``fp32`` agrees on."""
     lengths = torch.tensor([len(ids) for ids in chosen])
     source = torch.from_numpy(pad(chosen)).long()
     limits = [min(longest, reference.config.default_limit(len(ids))) for ids in chosen]
@@ -164,6 +172,7 @@ def _case(
         tokens_step, likely = stepper.step(target[:, step].numpy(), step, reference.config.vocabulary)
         found[:, step].scatter_(1, torch.from_numpy(tokens_step), torch.from_numpy(likely))
     best = found.argmax(-1)
+    difference = (found - expected).abs().amax(-1)[inside]
     plain = fp32.projection(fp32.decode(target, fp32.encode(source, lengths)).states).argmax(-1)
     real = torch.arange(source.shape[1]) < lengths[:, None]
     case = ParityCase(
@@ -172,11 +181,11 @@ def _case(
         steps=steps,
         tokens=int(inside.sum()),
         tokens_equal=int((best == expected.argmax(-1))[inside].sum()),
-        log_probability_error=_rounded((found - expected).abs()[inside].max()),
+        log_probability_error=_rounded(difference.max()),
         memory_error=_rounded((torch.from_numpy(memory) - encoded.memory).abs()[real].max()),
         attention_error=_rounded(_attention_error(stepper, source, lengths, target, encoded, decoded, inside, real)),
     )
-    return case, int((best == plain)[inside].sum())
+    return case, difference, int((best == plain)[inside].sum())
 
 
 def _attention_error(

@@ -85,6 +85,9 @@ def test_an_int8_bundle_follows_the_model_that_rounds_as_it_does(
     reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded)))
     report = check(bundle_of("int8", "fused"), reference, loaded.model, probes(loaded), "int8")
     assert report.passed
+    assert report.typical_error is not None
+    assert report.typical_bound is not None
+    assert report.typical_error <= report.typical_bound
     assert report.equal_share >= report.equal_share_bound
     assert report.fp32_agreement >= report.fp32_agreement_floor
 

@@ -53,6 +53,20 @@ def test_a_list_comes_back_in_its_order_and_as_each_text_alone(service: str, sen
     assert together == alone
 
 
+def test_source_and_target_choose_the_direction(service: str) -> None:
+    there = post(service, "/v1/translate", {"text": "Open the file."}).json
+    german = there["translations"][0]["text"]
+    by_source, by_target = (
+        post(service, "/v1/translate", {"text": german, **chosen}).json
+        for chosen in ({"source": "de"}, {"target": "en"})
+    )
+    assert (there["source"], there["target"]) == ("en", "de")
+    assert (by_source["source"], by_source["target"]) == ("de", "en")
+    assert by_source["translations"] == by_target["translations"]
+    assert "Datei" in german
+    assert "file" in by_source["translations"][0]["text"]
+
+
 def test_a_translation_that_ran_into_its_limit_says_so(service: str) -> None:
     [found] = post(service, "/v1/translate", {"text": TEXT, "max_tokens": 2}).json["translations"]
     assert (found["tokens"], found["finish_reason"]) == (2, "length")
@@ -198,9 +212,12 @@ def test_describes_its_bodies_in_openapi(service: str) -> None:
         ({"text": " \n\t"}, 422, "text: is blank"),
         ({"text": [TEXT, " "]}, 422, "text.1: is blank"),
         ({"text": TEXT, "beam": 4}, 422, "beam"),
-        ({"text": TEXT, "source": "xx"}, 422, "source: 'xx' is not a source language; this model reads en"),
-        ({"text": TEXT, "target": "xx"}, 422, "target: 'xx' is not a target language; this model writes de"),
-        ({"text": TEXT, "target": "en"}, 422, "target"),
+        ({"text": TEXT, "source": "xx"}, 422, "source: 'xx' is not a source language; this model reads de, en"),
+        ({"text": TEXT, "target": "xx"}, 422, "target: 'xx' is not a target language; this model writes de, en"),
+        (
+            {"text": TEXT, "source": "en", "target": "en"},
+            *(422, "target: 'en' is not a target language; this model writes de"),
+        ),
         ({"text": TEXT, "target": 1}, 422, "target"),
         ({"text": TEXT, "max_tokens": 0}, 422, "max_tokens"),
         ({"text": TEXT, "max_tokens": "5"}, 422, "max_tokens"),
