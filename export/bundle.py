@@ -131,7 +131,8 @@ class ParityReport(Frozen):
     reference: str
     cases: tuple[ParityCase, ...]
     log_probability_bound: float
-    """Holds for the errors of the memory and of the attention weights too."""
+    state_bound: float | None = None
+    """For the errors of the memory and of the attention weights; `log_probability_bound` in bundles written before."""
     typical_error: float | None = None
     """The median, over tokens, of the largest difference over the whole vocabulary; bundles written before lack it."""
     typical_bound: float | None = None

@@ -295,6 +295,7 @@ def export(
         )
     console = Console()
     console.print(f"ONNX Runtime against {report.reference}: largest differences", table)
+    console.print(f"at half of the tokens no log-probability differs by more than {report.typical_error:.1e}")
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     console.print(f"{bundle}: {manifest.name}, {precision}, {attention} attention, {size:.1f} MB")
 

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 
+from export import verify
 from export.bundle import ParityReport
 from export.exporter import calibration
 from export.quantize import Calibration, calibrate, quantized
@@ -108,6 +109,13 @@ def test_an_int8_bundle_does_not_pass_for_a_model_with_other_roundings(
 ) -> None:
     reference = quantized(loaded.model, change(calibrate(loaded.model, calibration(loaded))))
     assert not check(bundle_of("int8", "fused"), reference, loaded.model, probes(loaded), "int8").passed
+
+
+@pytest.mark.parametrize("bound", ["LOG_PROBABILITY_BOUND", "STATE_BOUND", "TYPICAL_BOUND"])
+def test_every_bound_decides(bundle: Path, loaded: Checkpoint, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    assert report_on(bundle, loaded).passed
+    monkeypatch.setattr(verify, bound, {"fp32": -1.0})
+    assert not report_on(bundle, loaded).passed
 
 
 def test_an_int8_bundle_does_not_pass_for_fp32(bundle_of: Callable[[str, str], Path], loaded: Checkpoint) -> None:

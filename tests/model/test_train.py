@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model import checkpoint
 from model.config import ModelConfig
+from model.optimizer import Muon
 from model.pairs import read_pairs
 from model.train import Run, TrainSettings, average
 from tests.conftest import PRETRAINED
@@ -326,6 +327,16 @@ def test_each_pair_is_an_example_in_each_direction(start: Start, pairs: Path) ->
             *(run.tokenizer.target(pair.target) for pair in read),
             *(run.tokenizer.target(pair.source) for pair in read),
         ]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_optimizer_multiplies_in_the_precision_of_the_run(start: Start, precision: str, dtype: torch.dtype) -> None:
+    run = start("run", precision=precision, optimizer="muon", steps=40, save_every=100, evaluate_every=100)
+    before = run.evaluate()["dev_loss"]
+    run.train()
+    assert [each.dtype for each in run.optimizers if isinstance(each, Muon)] == [dtype]
+    assert run.evaluate()["dev_loss"] < before
+    assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())
 
 
 def test_a_run_learns_and_reports_both_directions(start: Start) -> None:

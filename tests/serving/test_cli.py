@@ -16,6 +16,7 @@ from model import checkpoint
 from model.pairs import read_pairs
 from model.search import beam, sample
 from model.translate import translate
+from tests.conftest import SHIPPED
 from tests.service import free_port
 
 
@@ -186,6 +187,19 @@ def test_evaluates_bundle_and_checkpoint_alike_with_a_beam(
         refused = dragoman("evaluate", tiny_bundle, "--data", data, *arguments)
         assert refused.returncode == 1
         assert refused.stderr.decode().strip() == f"the model knows en-de; not {arguments[1]}"
+
+
+def test_evaluates_a_bundle_in_every_direction_it_knows(tmp_path: Path) -> None:
+    data, output = tmp_path / "pairs.tsv", tmp_path / "texts"
+    data.write_text("Open the file.\tÖffnen Sie die Datei.\ttest\nSave it.\tSpeichern.\ttest\n", encoding="utf-8")
+    done = dragoman("evaluate", SHIPPED, "--data", data, "--output", output)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.decode().splitlines() if line.startswith("{")]
+    assert [each["direction"] for each in found] == ["en-de", "de-en"]
+    assert all(-1 <= each["confidence"] <= 1 for each in found)
+    texts = [(output / f"{each['direction']}.txt").read_text(encoding="utf-8") for each in found]
+    assert "Datei" in texts[0]
+    assert "file" in texts[1]
 
 
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="packages are made with dpkg-deb, which is not there")
