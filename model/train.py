@@ -62,6 +62,8 @@ class TrainSettings(BaseModel):
     A piece that training text hardly has is hardly ever written. So copies of pairs that share a number or a name are
     added with placeholders there; ``weights`` doses them under the origin ``placeholders``.
     """
+    clean: bool = True
+    """Whether pairs that teach nothing are left out first (`model.cleaning`)."""
     longest: Positive = 128
     """Pairs with more tokens on a side are left out."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
@@ -147,12 +149,14 @@ class Run:
         self.device, self.bf16 = device_and_precision(settings.precision)
         console.print(f"training on {self.device.type} in {'bf16' if self.bf16 else 'fp32'}")
         with console.status("reading the text"):
-            pairs, left_out = clean(pair for path in train for pair in read_pairs(path))
+            pairs = [pair for path in train for pair in read_pairs(path)]
+            if settings.clean:
+                pairs, left_out = clean(pairs, settings.languages)
+                console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
             self.dev_pairs = read_pairs(dev)
         origins = {pair.origin for pair in pairs} | {PLACEHOLDERS}
         if unused := sorted(settings.weights.keys() - origins):
             console.print(f"no pairs of {', '.join(unused)}, which weights names")
-        console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
         with console.status(f"learning a vocabulary of {settings.model.vocabulary} pieces from {len(pairs)} pairs"):
             self.tokenizer = self._tokenizer(pairs)
         copies = with_placeholders(pairs, settings.placeholders, settings.seed)

@@ -397,6 +397,7 @@ def debian(
         list[Path] | None, typer.Option(help="Pairs to evaluate on, which nothing may resemble; may be given again.")
     ] = None,
     origin: Annotated[list[str] | None, typer.Option(help="Only this part; may be given again.")] = None,
+    raw: Annotated[bool, typer.Option(help="Keep what teaches nothing: repeats, text that is not translated.")] = False,
 ) -> None:
     """Gather English and German text from Debian's packages: ten minutes; needs apt and 3 GB for a while."""
     _require("polib", "train")
@@ -414,7 +415,8 @@ def debian(
         # What cannot be written is said before the work.
         if output.is_dir() or not os.access(output.parent, os.W_OK):
             fail(f"{output} cannot be written: name a file in a folder that may be written to")
-        pairs, left_out = clean(gather(origin or SOURCES, errors))
+        gathered = gather(origin or SOURCES, errors)
+        pairs, left_out = (list(gathered), {}) if raw else clean(gathered)
         kept = without(pairs, held)
         write_pairs(output, kept)
     except (OSError, ValueError, DebianError) as error:

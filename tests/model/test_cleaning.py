@@ -38,6 +38,10 @@ def test_what_resembles_a_held_out_pair_is_left_out(source: str, target: str, ke
         ("x" * 31, "y" * 10, "lopsided"),
         ("x" * 30, "y" * 10, None),
         ("Cafe\u0301  au lait", "Milchkaffee", "repeated"),
+        ("Edges of the layer.", "Edges of the „Ebene“.", "foreign"),
+        ("Die Ränder der Ebene.", "Am Rande.", "foreign"),
+        ("Edges of it.", "„Edges of it“ wird gelöscht.", None),  # quoted
+        ("Edges of", "Edges of", None),  # what says too little
         ("  ", "nichts", "empty"),
         ("Milchkaffee", "Café au lait", None),
     ],
@@ -46,7 +50,7 @@ def test_pairs_not_worth_learning_from_are_left_out(source: str, target: str, re
     first = Pair("Café au lait", "Milchkaffee", "menu")
     kept, left_out = clean([first, Pair(source, target, "web")])
     assert kept == [first] if reason else kept == [first, Pair(source, target, "web")]
-    assert left_out == dict.fromkeys(("empty", "untranslated", "lopsided", "repeated"), 0) | (
+    assert left_out == dict.fromkeys(("empty", "untranslated", "foreign", "lopsided", "repeated"), 0) | (
         {reason: 1} if reason else {}
     )
 

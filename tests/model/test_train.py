@@ -58,7 +58,7 @@ def _interrupts_arrive() -> Iterator[None]:
 def pairs(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
     path = tmp_path_factory.mktemp("text") / "pairs.tsv"
     short = [text for text in sentences if 10 < len(text) < 60][:40]
-    path.write_text("".join(f"{text}\t{' '.join(reversed(text.split()))}\n" for text in short), encoding="utf-8")
+    path.write_text("".join(f"{text}\t{text[::-1]}\n" for text in short), encoding="utf-8")
     return path
 
 
@@ -225,6 +225,16 @@ def test_weights_of_origins_that_are_not_there_are_told(pairs: Path, tmp_path: P
     settings = SETTINGS.model_copy(update={"weights": {"all": 0.5, "web": 2.0, "placeholders": 0.1}})
     Run(tmp_path / "run", settings, [pairs], pairs, Console(file=told))
     assert "no pairs of web, which weights names" in told.getvalue()
+
+
+def test_what_teaches_nothing_is_left_out_unless_all_is_wanted(pairs: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice.tsv"
+    twice.write_text(2 * pairs.read_text(encoding="utf-8"), encoding="utf-8")
+    many = len(read_pairs(pairs))
+    assert [len(begin(tmp_path / name, twice, clean=clean).corpus) for name, clean in (("a", True), ("b", False))] == [
+        many,
+        2 * many,
+    ]
 
 
 def test_what_a_model_writes_is_printed_as_it_is(pairs: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class Held:
     def __init__(self, engine: Engine) -> None:
         self.taken: list[int] = []
         """Rows of the steps let go so far."""
-        self._step = engine._runtime.step
+        self._engine, self._step = engine, engine._runtime.step
         self._due: list[int] = []
         self._changed = threading.Condition()
         self._allowed = 0
@@ -111,6 +111,16 @@ class Held:
         with self._changed:
             self._allowed = 10**9
             self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Stop the engine in the middle of a step, which is its last."""
+        self.next()
+        stopping = threading.Thread(target=self._engine.stop)
+        stopping.start()
+        while not self._engine._stopping:
+            time.sleep(0.001)
+        self.release()
+        stopping.join()
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """Hold nothing back any more, and wait until ``jobs`` have their results."""

@@ -207,7 +207,7 @@ def test_gathers_text_that_resembles_none_to_evaluate_on(tmp_path: Path) -> None
     """With packages of its own in apt's place: what the network has must not decide a test."""
     unpacked = tmp_path / "built/usr/share/trans"
     unpacked.mkdir(parents=True)
-    lines = ["Das ist gut. :: That is good.", "Wer kommt da? :: Who comes there?", "Wer kommt da? :: Who comes there?"]
+    lines = ["Das ist gut. :: That is good.", *["Wer kommt da? :: Who comes there?"] * 2]
     (unpacked / "de-en").write_text("\n".join(lines), encoding="utf-8")
     control = "Package: trans-de-en\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: a\n"
     (tmp_path / "built/DEBIAN").mkdir()
@@ -226,6 +226,9 @@ def test_gathers_text_that_resembles_none_to_evaluate_on(tmp_path: Path) -> None
     assert output.read_text(encoding="utf-8") == "That is good.\tDas ist gut.\tding-sent\n"
     found = json.loads(done.stdout)
     assert (found["pairs"], found["repeated"], found["held_out"]) == (1, 1, 1)
+    done = dragoman("corpus", "debian", output, *arguments, "--raw", **environment)
+    assert output.read_text(encoding="utf-8") == "That is good.\tDas ist gut.\tding-sent\n"
+    assert json.loads(done.stdout) == {"written": str(output), "pairs": 1, "held_out": 2}
     refused = dragoman("corpus", "debian", output, "--origin", "dung", **environment)
     assert refused.returncode == 1
     assert refused.stderr.decode().startswith("no such origin: dung; there are ddtp, manpages")
@@ -237,7 +240,7 @@ TINY = ["vocabulary=800", "width=32", "heads=4", "feed_forward=64", "encoder_lay
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_training_that_is_ended_is_saved_and_goes_on(tmp_path: Path, sentences: list[str], number: int) -> None:
     data, run = tmp_path / "pairs.tsv", tmp_path / "run"
-    data.write_text("".join(f"{line}\t{line.upper()}\n" for line in sentences if "\t" not in line), encoding="utf-8")
+    data.write_text("".join(f"{line}\t{line[::-1]}\n" for line in sentences if "\t" not in line), encoding="utf-8")
     settings = [f"--set=model.{size}" for size in TINY] + ["--set=save_every=1", "--set=evaluate_every=1000000"]
     command = [
         sys.executable,

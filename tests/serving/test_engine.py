@@ -758,9 +758,7 @@ def test_stopping_fails_what_is_not_done_and_refuses_what_comes(
     held = Held(engine)
     jobs = [translation(source, Decoding(99, beam_size=3), soon()) for source in sources[:9]]
     engine.submit(jobs)
-    held.next()
-    held.release()
-    engine.stop()
+    held.stop()
     for job in (jobs[0], jobs[-1]):
         with pytest.raises(NotReady):
             job.future.result(timeout=1)
