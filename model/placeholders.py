@@ -28,5 +28,15 @@ def with_placeholders(pairs: Iterable[Pair], placeholders: Sequence[str], seed: 
     return copies
 
 
+def survival(sources: Sequence[str], written: Sequence[str], placeholders: Sequence[str]) -> float:
+    """Share of the ``placeholders`` in ``sources`` that the translations ``written`` have too; 1 if there are none."""
+    there = kept = 0
+    for source, text in zip(sources, written, strict=True):
+        for placeholder in placeholders:
+            there += (wanted := source.count(placeholder))
+            kept += min(wanted, text.count(placeholder))
+    return kept / there if there else 1.0
+
+
 def _fill(text: str, chosen: Mapping[str, str]) -> str:
     return _VALUE.sub(lambda value: chosen.get(value[0], value[0]), text)

@@ -432,6 +432,9 @@ def evaluate(
     pair: Annotated[list[str] | None, typer.Option(help="A direction such as de-en; all the model knows.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many pairs.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the translations: en-de.txt, a line each.")] = None,
+    placeholder: Annotated[
+        list[str] | None, typer.Option(help="Put it, such as %s, in place of numbers and names first; again for more.")
+    ] = None,
     beam_size: BeamSize = 1,
     length_penalty: LengthPenalty = 1.0,
 ) -> None:
@@ -439,11 +442,14 @@ def evaluate(
     _require("sacrebleu", "train")
     from model.evaluate import confidence, score
     from model.pairs import directed, read_pairs
+    from model.placeholders import survival, with_placeholders
     from serving.evaluate import evaluated
 
     options = _options(beam_size=beam_size, length_penalty=length_penalty)
     try:
         pairs = read_pairs(data)[:limit]
+        if placeholder:
+            pairs = with_placeholders(pairs, placeholder, seed=0)
         if not pairs:
             fail(f"{data}: no pairs to translate")
         if output:
@@ -454,6 +460,9 @@ def evaluate(
                 ordered = directed(pairs, tuple(languages.split("-")), direction)
                 written, scores = translate([each.source for each in ordered], direction)
                 extra = {} if scores is None else {"confidence": confidence(ordered, written, scores)}
+                if placeholder:
+                    kept = survival([each.source for each in ordered], written, placeholder)
+                    extra["placeholders_kept"] = round(kept, 4)
                 rows = score(ordered, written)
                 _print_scores(there, rows)
                 total = rows[-1]

@@ -1,7 +1,7 @@
 import pytest
 
 from model.pairs import Pair
-from model.placeholders import with_placeholders
+from model.placeholders import survival, with_placeholders
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,16 @@ def test_placeholders_are_the_same_on_both_sides_and_drawn_by_seed() -> None:
     assert with_placeholders(pairs, ["%s", "{0}", "$1"], seed=3) == copies
     assert with_placeholders(pairs, ["%s", "{0}", "$1"], seed=4) != copies
     assert with_placeholders(pairs, [], seed=3) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "share"),
+    [
+        ("%s of %s in {0}", "%s von {0}", 2 / 3),
+        ("%s", "%s %s", 1.0),  # once too often is another fault
+        ("%s", "% s", 0.0),
+        ("none", "keiner", 1.0),
+    ],
+)
+def test_placeholders_that_are_carried_over_are_counted(source: str, text: str, share: float) -> None:
+    assert survival([source], [text], ["%s", "{0}"]) == pytest.approx(share)

@@ -202,6 +202,18 @@ def test_evaluates_a_bundle_in_every_direction_it_knows(tmp_path: Path) -> None:
     assert "file" in texts[1]
 
 
+def test_evaluates_with_placeholders_in_place_of_values(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.tsv"
+    data.write_text("Open file 7.\tÖffnen Sie Datei 7.\nSave it.\tSpeichern.\n", encoding="utf-8")
+    arguments = ["--data", data, "--pair", "en-de", "--output", tmp_path, "--placeholder", "{name}"]
+    done = dragoman("evaluate", SHIPPED, *arguments, "--placeholder", "%s")
+    assert done.returncode == 0, done.stderr
+    [found] = [json.loads(line) for line in done.stdout.decode().splitlines() if line.startswith("{")]
+    [text] = (tmp_path / "en-de.txt").read_text(encoding="utf-8").splitlines()
+    assert (found["pairs"], found["placeholders_kept"]) == (1, float("%s" in text or "{name}" in text))
+    assert "7" not in text
+
+
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="packages are made with dpkg-deb, which is not there")
 def test_gathers_text_that_resembles_none_to_evaluate_on(tmp_path: Path) -> None:
     """With packages of its own in apt's place: what the network has must not decide a test."""
