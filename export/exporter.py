@@ -107,7 +107,11 @@ def _put_in_place(folder: Path, bundle: Path) -> None:
     if bundle.exists():
         aside = folder.with_name("replaced")
         bundle.rename(aside)
-        folder.rename(bundle)
+        try:
+            folder.rename(bundle)
+        except BaseException:
+            aside.rename(bundle)
+            raise
         shutil.rmtree(aside)
     else:
         folder.rename(bundle)

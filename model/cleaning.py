@@ -44,34 +44,3 @@ def _is_in(language: str, text: str, expected: str) -> bool:
     """Whether ``text`` has small words of ``language``, and none of the ``expected`` one."""
     words = re.findall(r"[^\W\d_]+", text.lower())
     return sum(word in FUNCTION_WORDS[language] for word in words) >= 2 and FUNCTION_WORDS[expected].isdisjoint(words)
-
-
-def without(pairs: Iterable[Pair], held_out: Iterable[Pair]) -> list[Pair]:
-    """The pairs like none of ``held_out``: no side equals one of theirs, or has over half its runs of 4 words there.
-
-    Case, punctuation and spaces do not count.
-    """
-    texts: tuple[set[Words], set[Words]] = (set(), set())
-    runs: tuple[set[Words], set[Words]] = (set(), set())
-    for pair in held_out:
-        for side, text in enumerate((pair.source, pair.target)):
-            texts[side].add(_words(text))
-            runs[side].update(_runs(_words(text)))
-
-    def known(side: int, text: str) -> bool:
-        found = _runs(words := _words(text))
-        return words in texts[side] or 2 * sum(run in runs[side] for run in found) > len(found)
-
-    return [pair for pair in pairs if not known(0, pair.source) and not known(1, pair.target)]
-
-
-Words = tuple[str, ...]
-
-
-def _words(text: str) -> Words:
-    plain = normalise(text).lower()
-    return tuple(re.findall(r"\w+", plain)) or (plain,)
-
-
-def _runs(words: Words) -> list[Words]:
-    return [words[place : place + 4] for place in range(len(words) - 3)]

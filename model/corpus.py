@@ -1,5 +1,6 @@
 """Pairs as token ids, in padded batches."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,14 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def digest(self) -> str:
+        """SHA-256 of all it holds, in order."""
+        arrays = (self.lengths, self.weights, *self.sources, *self.targets)
+        found = hashlib.sha256()
+        for array in arrays:
+            found.update(array.tobytes())
+        return found.hexdigest()
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """The pairs at ``rows``, padded."""

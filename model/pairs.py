@@ -1,6 +1,7 @@
 """Parallel text in files: a pair a line."""
 
 import gzip
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from model.files import write
 from model.tokenizer import normalise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Pair:
     """One sentence in two languages, and where it comes from."""
 
@@ -23,22 +24,32 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a tab-separated file (plain or .gz) of source, target and, optionally, origin; ValueError names the line."""
+    """Read a tab-separated file (plain or .gz) of source, target and, optionally, origin.
+
+    ValueError names the file, and the line that is wrong.
+    """
     pairs = []
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
-            match text.rstrip("\n").split("\t"):
-                case [source, target]:
-                    pairs.append(Pair(source, target, "all"))
-                case [source, target, origin]:
-                    pairs.append(Pair(source, target, origin))
-                case columns:
-                    raise ValueError(f"{path}, line {number}: {len(columns)} tab-separated columns, expected 2 or 3")
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        match text.rstrip("\r\n").split("\t"):
+            case [source, target]:
+                pairs.append(Pair(source, target, "all"))
+            case [source, target, origin]:
+                pairs.append(Pair(source, target, origin))
+            case columns:
+                raise ValueError(f"{path}, line {number}: {len(columns)} tab-separated columns, expected 2 or 3")
     return pairs
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            return list(lines)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from None
 
 
 def directed(pairs: list[Pair], languages: tuple[str, ...], direction: tuple[str, ...]) -> list[Pair]:

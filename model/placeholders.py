@@ -30,11 +30,12 @@ def with_placeholders(pairs: Iterable[Pair], placeholders: Sequence[str], seed: 
 
 def survival(sources: Sequence[str], written: Sequence[str], placeholders: Sequence[str]) -> float:
     """Share of the ``placeholders`` in ``sources`` that the translations ``written`` have too; 1 if there are none."""
+    longest_first = sorted(placeholders, key=len, reverse=True)  # %1 is no part of %1$s
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
     there = kept = 0
     for source, text in zip(sources, written, strict=True):
-        for placeholder in placeholders:
-            there += (wanted := source.count(placeholder))
-            kept += min(wanted, text.count(placeholder))
+        wanted, found = Counter(pattern.findall(source)), Counter(pattern.findall(text))
+        there, kept = there + wanted.total(), kept + (wanted & found).total()
     return kept / there if there else 1.0
 
 

@@ -58,25 +58,30 @@ class Tokenizer:
         """Learn a unigram vocabulary of ``vocabulary`` pieces, special ones and 256 bytes included.
 
         Each of ``placeholders`` is a piece of its own wherever it stands, never cut and never part of another.
+        ValueError when ``texts`` are too few for so many.
         """
         written = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=iter(normalise(text) for text in texts),
-            model_writer=written,
-            vocab_size=vocabulary,
-            model_type="unigram",
-            character_coverage=0.9998,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            pad_id=PADDING,
-            unk_id=UNKNOWN,
-            bos_id=START,
-            eos_id=END,
-            control_symbols=[language_token(language) for language in LANGUAGES],
-            user_defined_symbols=list(placeholders),
-            num_threads=2,
-            minloglevel=2,
-        )
+        try:
+            sentencepiece.SentencePieceTrainer.Train(
+                sentence_iterator=iter(normalise(text) for text in texts),
+                model_writer=written,
+                vocab_size=vocabulary,
+                model_type="unigram",
+                character_coverage=0.9998,
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                pad_id=PADDING,
+                unk_id=UNKNOWN,
+                bos_id=START,
+                eos_id=END,
+                control_symbols=[language_token(language) for language in LANGUAGES],
+                user_defined_symbols=list(placeholders),
+                num_threads=2,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            said = str(error).rpartition("] ")[2]
+            raise ValueError(f"no vocabulary of {vocabulary} pieces can be learnt from this text: {said}") from None
         return cls(written.getvalue())
 
     @property

@@ -144,7 +144,7 @@ class Run:
         self.folder, self.settings, self.console = folder, settings, console
         folder.mkdir(parents=True, exist_ok=True)
         _same_run(folder, settings)
-        (folder / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write(folder / "settings.json", f"{settings.model_dump_json(indent=2)}\n".encode())
         torch.manual_seed(settings.seed)
         self.device, self.bf16 = device_and_precision(settings.precision)
         console.print(f"training on {self.device.type} in {'bf16' if self.bf16 else 'fp32'}")
@@ -153,15 +153,16 @@ class Run:
             if settings.clean:
                 pairs, left_out = clean(pairs, settings.languages)
                 console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
-            self.dev_pairs = read_pairs(dev)
         origins = {pair.origin for pair in pairs} | {PLACEHOLDERS}
         if unused := sorted(settings.weights.keys() - origins):
             console.print(f"no pairs of {', '.join(unused)}, which weights names")
         with console.status(f"learning a vocabulary of {settings.model.vocabulary} pieces from {len(pairs)} pairs"):
             self.tokenizer = self._tokenizer(pairs)
-        copies = with_placeholders(pairs, settings.placeholders, settings.seed)
+        seen = [pair for pair in pairs if settings.weights.get(pair.origin, 1)]
+        copies = with_placeholders(seen, settings.placeholders, settings.seed)
         with console.status(f"tokenising {len(pairs)} pairs"):
             self.corpus = self._encode([*pairs, *copies], settings.weights)
+            self.dev_pairs = self._fitting(dev)
             self.dev = self._encode(self.dev_pairs, {})
         console.print(
             f"{len(pairs)} pairs and {len(copies)} copies with placeholders, in {len(settings.pairs)} directions: "
@@ -182,7 +183,9 @@ class Run:
 
     def _tokenizer(self, pairs: list[Pair]) -> Tokenizer:
         path = self.folder / checkpoint.TOKENIZER
-        if not path.exists():
+        if path.exists():
+            self.console.print(f"with the vocabulary that is there: {path}")
+        else:
             texts = (text for pair in pairs for text in (pair.source, pair.target))
             learnt = Tokenizer.train(texts, self.settings.model.vocabulary, self.settings.placeholders)
             write(path, learnt.serialized)
@@ -193,6 +196,21 @@ class Run:
         if missing := set(self.settings.placeholders) - set(tokenizer):
             raise ValueError(f"{path} has no piece {', '.join(sorted(missing))}; start in another folder")
         return tokenizer
+
+    def _fitting(self, dev: Path) -> list[Pair]:
+        """The pairs of ``dev`` that the model may read and write; ValueError when there are none."""
+        languages, longest = self.settings.languages, self.settings.longest
+        pairs = read_pairs(dev)
+        sides = [
+            self.tokenizer.sources([getattr(pair, side) for pair in pairs], language)
+            for side, language in zip(("source", "target"), languages, strict=True)
+        ]
+        kept = [pair for pair, *ids in zip(pairs, *sides, strict=True) if all(2 < len(each) <= longest for each in ids)]
+        if not kept:
+            raise ValueError(f"{dev} has no pair of at most {longest} tokens a side to evaluate on")
+        if left_out := len(pairs) - len(kept):
+            self.console.print(f"{left_out} pairs of {dev} are empty or over {longest} tokens, and left out")
+        return kept
 
     def _encode(self, pairs: list[Pair], weights: Mapping[str, float]) -> Corpus:
         """An example of each pair in each direction."""
@@ -227,10 +245,10 @@ class Run:
             try:
                 for report in self._steps(batches):
                     progress.update(task, completed=self.step, description=f"loss {report['loss']:.3f}")
-                    if self.step % settings.evaluate_every == 0 or self.step == settings.steps:
+                    if evaluated := self.step % settings.evaluate_every == 0 or self.step == settings.steps:
                         report |= self.evaluate()
                         self.console.print(_line(report), markup=False)
-                    if self.step % 50 == 0 or self.step == settings.steps:
+                    if evaluated or self.step % 50 == 0:
                         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
                             log.write(json.dumps(report) + "\n")
             except KeyboardInterrupt:
@@ -280,7 +298,12 @@ class Run:
             optimizer.zero_grad()
         loss = self._loss(batch, self.settings.label_smoothing)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if not norm.isfinite():  # one such update spoils every weight, and the next save the good ones
+            raise ValueError(
+                f"step {self.step + 1}: the gradient is not finite; what was saved before is kept: "
+                f"lower learning_rate ({self.settings.learning_rate}) in another folder"
+            )
         for optimizer in self.optimizers:
             optimizer.step()
         return loss.item(), int(batch.source_lengths.sum() + (batch.labels != PADDING).sum())
@@ -323,6 +346,7 @@ class Run:
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all(),
             "progress": (self.step, self.tokens_seen, self.seconds),
+            "text": self.corpus.digest(),
         }
         partial = (self.folder / STATE).with_suffix(".partial")
         torch.save(state, partial)
@@ -333,6 +357,8 @@ class Run:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state.get("text") != self.corpus.digest():
+            raise ValueError(f"{self.folder} holds a run on other text; give it the same, or start in another folder")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

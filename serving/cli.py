@@ -353,13 +353,13 @@ def train(
     _require("torch", "train")
     from model.train import Run, TrainSettings
 
+    chosen = _recipe(recipe) if recipe else {}
+    for setting in set_ or []:
+        _put(chosen, setting)
     try:
-        chosen = json.loads(recipe.read_text(encoding="utf-8")) if recipe else {}
-        for setting in set_ or []:
-            _put(chosen, setting)
         settings = TrainSettings.model_validate(chosen)
-    except (OSError, json.JSONDecodeError, ValidationError) as error:
-        fail(str(error))
+    except ValidationError as error:
+        fail("\n".join(_setting_fault(fault) for fault in error.errors()))
     for path in (*data, dev):
         if not path.is_file():
             fail(f"{path} is not a file")
@@ -368,18 +368,32 @@ def train(
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         print(Run(folder, settings, data, dev, errors).train())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        chosen = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        fail(f"{path}: {error}")
+    if not isinstance(chosen, dict):
+        fail(f"{path}: a recipe is a JSON object of settings")
+    return chosen
+
+
 def _put(settings: dict[str, Any], assignment: str) -> None:
     """Apply ``name=value``, ``name.inner=value``; values are JSON, else text."""
-    name, _, value = assignment.partition("=")
+    name, equals, value = assignment.partition("=")
+    if not equals:
+        fail(f"--set {assignment}: give it a name and a value, such as steps=2000")
     *outer, last = name.split(".")
     for part in outer:
         settings = settings.setdefault(part, {})
+        if not isinstance(settings, dict):
+            fail(f"--set {assignment}: {part} has no settings of its own")
     try:
         settings[last] = json.loads(value)
     except json.JSONDecodeError:
@@ -401,10 +415,11 @@ def debian(
 ) -> None:
     """Gather English and German text from Debian's packages: ten minutes; needs apt and 3 GB for a while."""
     _require("polib", "train")
-    from model.cleaning import clean, without
+    from model.cleaning import clean
     from model.debian.apt import DebianError
     from model.debian.gathering import gather
     from model.debian.sources import SOURCES
+    from model.held_out import without
     from model.pairs import read_pairs, write_pairs
 
     if unknown := set(origin or ()) - SOURCES.keys():
@@ -415,13 +430,41 @@ def debian(
         # What cannot be written is said before the work.
         if output.is_dir() or not os.access(output.parent, os.W_OK):
             fail(f"{output} cannot be written: name a file in a folder that may be written to")
-        gathered = gather(origin or SOURCES, errors)
+        missing: list[str] = []
+        gathered = gather(origin or SOURCES, errors, missing)
         pairs, left_out = (list(gathered), {}) if raw else clean(gathered)
         kept = without(pairs, held)
+        if missing:  # a file that has everything must not be lost for one that has not
+            output = output.with_name(f"incomplete-{output.name}")
         write_pairs(output, kept)
     except (OSError, ValueError, DebianError) as error:
         fail(str(error))
-    print(json.dumps({"written": str(output), "pairs": len(kept), **left_out, "held_out": len(pairs) - len(kept)}))
+    counts = {**left_out, "held_out": len(pairs) - len(kept)}
+    print(json.dumps({"written": str(output), "pairs": len(kept), **counts, "missing": missing}))
+    if missing:
+        raise typer.Exit(1)
+
+
+@corpus.command()
+def split(
+    text: Annotated[Path, typer.Argument(help="Pairs with origins, tab-separated, .gz or not.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for train.tsv.gz, dev.tsv.gz and test.tsv.gz.")],
+    pairs: Annotated[int, typer.Option(min=1, help="How many for dev, and for test, evenly from the origins.")] = 2000,
+    origin: Annotated[list[str] | None, typer.Option(help="Draw from this one only; may be given again.")] = None,
+    seed: Annotated[int, typer.Option(help="Draw the same again.")] = 0,
+) -> None:
+    """Keep pairs to evaluate on apart from those to learn from, which are left without what is like them."""
+    from model import held_out
+    from model.pairs import read_pairs, write_pairs
+
+    try:
+        parts = held_out.split(read_pairs(text), pairs, origin or (), seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in parts._asdict().items():
+            write_pairs(folder / f"{name}.tsv.gz", part)
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    print(json.dumps({"written": str(folder), **{name: len(part) for name, part in parts._asdict().items()}}))
 
 
 @app.command()
@@ -430,7 +473,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Pairs with origins, tab-separated, .gz or not.")],
     languages: Annotated[str, typer.Option(help="What its first two columns hold.")] = "en-de",
     pair: Annotated[list[str] | None, typer.Option(help="A direction such as de-en; all the model knows.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many pairs.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the translations: en-de.txt, a line each.")] = None,
     placeholder: Annotated[
         list[str] | None, typer.Option(help="Put it, such as %s, in place of numbers and names first; again for more.")
@@ -469,7 +512,7 @@ def evaluate(
                 figures = {"pairs": total.pairs, "bleu": total.bleu, "chrf": total.chrf, "degenerate": total.degenerate}
                 print(json.dumps({"model": str(model), "direction": there, **figures, **extra}))
                 if output:
-                    lines = "".join(f"{line}\n" for line in written)
+                    lines = "".join(" ".join(text.splitlines()) + "\n" for text in written)
                     (output / f"{there}.txt").write_text(lines, encoding="utf-8")
     except (OSError, ValueError) as error:
         fail(str(error))

@@ -10,21 +10,24 @@ class DebianError(RuntimeError):
     """apt cannot be used here; the message says why."""
 
 
-def unpack(packages: list[str], archives: Path, folder: Path, console: Console) -> None:
+def unpack(packages: list[str], archives: Path, folder: Path, console: Console) -> list[str]:
     """Unpack ``packages`` into ``folder``; those that ``archives`` does not have yet are downloaded there.
 
-    One that this release does not have is told on ``console``; DebianError when it has none of them.
+    Those that this release does not have are told on ``console`` and returned; DebianError when it has none of them.
     """
     found: list[Path] = []
+    missing = []
     for package in packages:
         if not list(archives.glob(f"{package}_*.deb")) and (said := _run("apt-get", "download", package, cwd=archives)):
             console.print(f"{package}: {said.splitlines()[-1]}", markup=False, highlight=False)
+            missing.append(package)
         found += archives.glob(f"{package}_*.deb")
     if not found:
         raise DebianError(f"apt has none of {', '.join(packages)}: is there a network, and was apt-get update run?")
     for archive in found:
         if said := _run("dpkg-deb", "--extract", str(archive), str(folder), cwd=folder):
             raise DebianError(f"{archive.name} cannot be unpacked: {said}")
+    return missing
 
 
 def indices(folder: Path) -> None:

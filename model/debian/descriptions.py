@@ -12,7 +12,7 @@ def descriptions(folder: Path) -> Texts:
     known: dict[str, dict[str, list[str]]] = {"en": {}, "de": {}}
     for language, by_digest in known.items():
         for path in sorted(folder.glob(f"*_Translation-{language}")):
-            for stanza in path.read_text(encoding="utf-8").split("\n\n"):
+            for stanza in path.read_text(encoding="utf-8", errors="replace").split("\n\n"):
                 fields = dict(re.findall(rf"^(Description-md5|Description-{language}): (.*(?:\n .*)*)", stanza, re.M))
                 if len(fields) == 2:
                     by_digest[fields["Description-md5"]] = _paragraphs(fields[f"Description-{language}"])

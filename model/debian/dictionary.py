@@ -18,7 +18,7 @@ class Entry(NamedTuple):
 def entries(folder: Path) -> Iterator[Entry]:
     """Those of the dictionary Ding: each line has variants of an entry, each variant synonyms."""
     for path in sorted(folder.rglob("trans/de-en")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("#") or " :: " not in line:
                 continue
             german, english = ([part.strip() for part in side.split("|")] for side in line.split(" :: ", 1))

@@ -13,10 +13,11 @@ from model.debian.sources import SOURCES
 from model.pairs import Pair
 
 
-def gather(origins: Iterable[str], console: Console) -> Iterator[Pair]:
+def gather(origins: Iterable[str], console: Console, missing: list[str]) -> Iterator[Pair]:
     """Pairs of ``origins`` out of `SOURCES`; packages are downloaded and unpacked into a folder that is removed.
 
-    What this release does not have is told on ``console`` and left out. DebianError when nothing could be had.
+    What this release does not have is told on ``console`` and left out; origins and packages without which the text is
+    not whole are added to ``missing``. DebianError when nothing could be had.
     """
     chosen = {origin: SOURCES[origin] for origin in origins}
     had, failure = False, None
@@ -30,11 +31,12 @@ def gather(origins: Iterable[str], console: Console) -> Iterator[Pair]:
             unpacked.mkdir()
             try:
                 if source.packages:
-                    unpack(source.packages.split(), archives, unpacked, console)
+                    missing += unpack(source.packages.split(), archives, unpacked, console)
                 else:
                     indices(unpacked)
             except DebianError as error:
                 failure = error
+                missing.append(origin)
                 console.print(f"{origin} is left out: {error}", markup=False, highlight=False)
             else:
                 had = True

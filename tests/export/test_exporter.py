@@ -133,6 +133,24 @@ def test_an_older_bundle_is_replaced_and_nothing_is_left_beside_it(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_bundle_that_cannot_be_put_in_place_leaves_the_one_that_was_there(
+    bundle_of: Callable[[str, str], Path], small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Path(shutil.copytree(bundle_of("fp32", "standard"), tmp_path / "target"))
+    rename = Path.rename
+
+    def once(path: Path, there: Path) -> Path:
+        if path.name == "target" and path != target:
+            raise OSError("no space left on device")
+        return rename(path, there)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(OSError, match="no space"):
+        export(small_checkpoint, target, "fp32")
+    assert contents(target) == contents(bundle_of("fp32", "standard"))
+    assert list(tmp_path.iterdir()) == [target]
+
+
 @pytest.mark.usefixtures("broken_gate")
 def test_a_failing_gate_leaves_the_bundle_that_was_there(
     bundle_of: Callable[[str, str], Path], small_checkpoint: Path, tmp_path: Path

@@ -23,7 +23,7 @@ every_format = pytest.mark.parametrize("write", [write_plain, write_gzip], ids=[
 
 @every_format
 def test_pairs_are_read_with_their_origin(tmp_path: Path, write: Callable[[Path, bytes], Path]) -> None:
-    path = write(tmp_path / "pairs.tsv", "Cat\tKatze\nDog \u2028 x\tHund\tpets\n🐍\tSchlange".encode())
+    path = write(tmp_path / "pairs.tsv", "Cat\tKatze\r\nDog \u2028 x\tHund\tpets\r\n🐍\tSchlange\n".encode())
     assert read_pairs(path) == [
         Pair("Cat", "Katze", "all"),
         Pair("Dog \u2028 x", "Hund", "pets"),
@@ -36,6 +36,13 @@ def test_pairs_are_read_with_their_origin(tmp_path: Path, write: Callable[[Path,
 def test_a_bad_line_is_named(tmp_path: Path, write: Callable[[Path, bytes], Path], bad: bytes) -> None:
     path = write(tmp_path / "pairs.tsv", b"a\tb\nc\td\n" + bad + b"\ne\tf\n")
     with pytest.raises(ValueError, match=r"pairs\.tsv.*line 3"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("contents", [b"Cat\tKatze\n", gzip.compress(b"Cat\tKatze\n")[:-9]], ids=["plain", "cut short"])
+def test_a_file_that_is_not_whole_is_named(tmp_path: Path, contents: bytes) -> None:
+    path = write_plain(tmp_path / "pairs.tsv.gz", contents)
+    with pytest.raises(ValueError, match=r"pairs\.tsv\.gz is not a whole gzip file"):
         read_pairs(path)
 
 

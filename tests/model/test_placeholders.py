@@ -48,7 +48,8 @@ def test_placeholders_are_the_same_on_both_sides_and_drawn_by_seed() -> None:
         ("%s", "%s %s", 1.0),  # once too often is another fault
         ("%s", "% s", 0.0),
         ("none", "keiner", 1.0),
+        ("%1$s of %1", "%1$s", 1 / 2),  # which has no %1
     ],
 )
 def test_placeholders_that_are_carried_over_are_counted(source: str, text: str, share: float) -> None:
-    assert survival([source], [text], ["%s", "{0}"]) == pytest.approx(share)
+    assert survival([source], [text], ["%s", "{0}", "%1", "%1$s"]) == pytest.approx(share)

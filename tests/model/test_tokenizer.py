@@ -61,6 +61,12 @@ def test_no_text_is_read_as_a_special_token(tiny_tokenizer: Tokenizer, text: str
     assert specials.isdisjoint(content)
 
 
+def test_text_that_is_too_little_for_a_vocabulary_is_told() -> None:
+    for texts in ([], ["a few words"]):
+        with pytest.raises(ValueError, match="no vocabulary of 5000 pieces can be learnt from this text: "):
+            Tokenizer.train(texts, 5000)
+
+
 @pytest.mark.parametrize("text", ["<pad>", "<unk>", "<s>", "</s>", "a</s>b", *map(language_token, LANGUAGES)])
 def test_specials_spelled_in_text_are_ordinary_characters(tiny_tokenizer: Tokenizer, text: str) -> None:
     ids = tiny_tokenizer.target(text)

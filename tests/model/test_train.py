@@ -237,6 +237,49 @@ def test_what_teaches_nothing_is_left_out_unless_all_is_wanted(pairs: Path, tmp_
     ]
 
 
+def test_a_weight_of_0_leaves_no_copies_with_placeholders(tmp_path: Path, pairs: Path) -> None:
+    more = tmp_path / "more.tsv"
+    more.write_text("".join(f"take {n} of x\t{n} von x nehmen\tweb\n" for n in range(30)), encoding="utf-8")
+    for weight, seen in ((0, False), (1, True)):
+        settings = SETTINGS.model_copy(update={"placeholders": ("%9",), "weights": {"web": weight}})
+        run = Run(tmp_path / str(weight), settings, [pairs, more], pairs, Console(file=io.StringIO()))
+        piece = list(run.tokenizer).index("%9")
+        assert any(piece in ids for ids in run.corpus.targets) == seen
+
+
+def test_a_run_does_not_go_on_with_other_text(start: Start, tmp_path: Path, pairs: Path) -> None:
+    start("run", steps=2).train()
+    more = tmp_path / "more.tsv"
+    more.write_text(pairs.read_text(encoding="utf-8") + "one more\tnoch eins\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds a run on other text"):
+        begin(tmp_path / "run", more, steps=3)
+    assert start("run", steps=3).step == 2
+
+
+def test_pairs_of_dev_that_no_model_could_read_are_left_out(tmp_path: Path, pairs: Path) -> None:
+    dev, told = tmp_path / "dev.tsv", io.StringIO()
+    dev.write_text(f"{'long ' * 200}\tlang\n \tleer\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"dev\.tsv has no pair of at most 100 tokens a side"):
+        Run(tmp_path / "run", SETTINGS, [pairs], dev, Console(file=told, width=500))
+    dev.write_text(dev.read_text(encoding="utf-8") + pairs.read_text(encoding="utf-8"), encoding="utf-8")
+    run = Run(tmp_path / "run", SETTINGS, [pairs], dev, Console(file=told, width=500))
+    assert "2 pairs of" in told.getvalue()
+    assert run.dev_pairs == read_pairs(pairs)
+    assert run.evaluate()["dev_loss"] > 0
+
+
+def test_a_run_that_diverges_keeps_what_was_saved(start: Start) -> None:
+    run = start("run", steps=5)
+    run.train()
+    expected = outcome(run)
+    broken = start("run", steps=20)
+    broken.model.projection.weight.data[7] = float("inf")
+    with pytest.raises(ValueError, match=r"step 6: the gradient is not finite.*lower learning_rate \(0\.0"):
+        broken.train()
+    again = start("run", steps=5)
+    assert all(map(same, expected, outcome(again)))
+
+
 def test_what_a_model_writes_is_printed_as_it_is(pairs: Path, tmp_path: Path) -> None:
     told = io.StringIO()
     run = Run(tmp_path / "run", SETTINGS, [pairs], pairs, Console(file=told, width=500))
@@ -313,6 +356,13 @@ def test_the_log_has_a_line_a_report(start: Start) -> None:
     assert lines[1]["dev_bleu"].keys() == lines[1]["example"].keys() == {"en-de"}
     assert lines[1]["tokens"] == run.tokens_seen > lines[0]["tokens"]
     assert TrainSettings.model_validate_json((run.folder / "settings.json").read_text()) == run.settings
+
+
+def test_the_log_has_every_evaluation(start: Start) -> None:
+    run = start("run", steps=7, evaluate_every=3)
+    run.train()
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines if "dev_loss" in line] == [3, 6, 7]
 
 
 def test_a_tokenizer_in_the_folder_is_kept(start: Start, tmp_path: Path) -> None:

@@ -240,7 +240,12 @@ def test_gathers_text_that_resembles_none_to_evaluate_on(tmp_path: Path) -> None
     assert (found["pairs"], found["repeated"], found["held_out"]) == (1, 1, 1)
     done = dragoman("corpus", "debian", output, *arguments, "--raw", **environment)
     assert output.read_text(encoding="utf-8") == "That is good.\tDas ist gut.\tding-sent\n"
-    assert json.loads(done.stdout) == {"written": str(output), "pairs": 1, "held_out": 2}
+    assert json.loads(done.stdout) == {"written": str(output), "pairs": 1, "held_out": 2, "missing": []}
+    partly = dragoman("corpus", "debian", output, "--origin", "ding", "--origin", "git", **environment)
+    assert partly.returncode == 1
+    beside = output.with_name("incomplete-text.tsv")
+    assert json.loads(partly.stdout) == {**json.loads(partly.stdout), "written": str(beside), "missing": ["git"]}
+    assert {pair.origin for pair in read_pairs(output)} == {"ding-sent"}
     refused = dragoman("corpus", "debian", output, "--origin", "dung", **environment)
     assert refused.returncode == 1
     assert refused.stderr.decode().startswith("no such origin: dung; there are ddtp, manpages")
@@ -287,12 +292,52 @@ def test_training_that_is_ended_is_saved_and_goes_on(tmp_path: Path, sentences: 
     assert f"going on from step {found[1]}" in " ".join(again.stderr.decode().split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "stepz=4"], "setting stepz: Extra inputs are not permitted, not 4"),
+        (["--set", "model.width=-1"], "setting model.width: Input should be greater than 0, not -1"),
+        (["--set", "steps"], "--set steps: give it a name and a value, such as steps=2000"),
+        (["--set", "steps=1", "--set", "steps.more=1"], "--set steps.more=1: steps has no settings of its own"),
+        (["--recipe", "list.json"], "list.json: a recipe is a JSON object of settings"),
+        (["--recipe", "latin.json"], "latin.json: 'utf-8' codec can't decode"),
+        (["--recipe", "none.json"], "none.json'"),
+        ([], "no vocabulary of 37000 pieces can be learnt from this text"),
+        (["--data", "torn.tsv.gz"], "torn.tsv.gz is not a whole gzip file"),
+        (["--data", "none.tsv"], "none.tsv is not a file"),
+    ],
+)
+def test_training_that_cannot_begin_says_why(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "pairs.tsv").write_text("Open it.\tÖffnen.\n", encoding="utf-8")
+    (tmp_path / "torn.tsv.gz").write_bytes(b"Open it.\n")
+    (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / "latin.json").write_bytes(b'{"name": "caf\xe9"}')
+    paths = [tmp_path / part if part.endswith((".json", ".tsv", ".gz")) else part for part in arguments]
+    data = ["--data", tmp_path / "pairs.tsv", "--dev", tmp_path / "pairs.tsv"]
+    refused = dragoman("train", tmp_path / "run", *data, *paths)
+    assert refused.returncode == 1
+    assert message in refused.stderr.decode()
+    assert "Traceback" not in refused.stderr.decode()
+
+
+def test_splits_text_and_refuses_what_cannot_be(tmp_path: Path) -> None:
+    text, folder = tmp_path / "text.tsv", tmp_path / "new/parts"
+    text.write_text("".join(f"word {n} of it\tWort {n} davon\tweb\n" for n in range(30)), encoding="utf-8")
+    done = dragoman("corpus", "split", text, folder, "--pairs", "5")
+    assert json.loads(done.stdout) == {"written": str(folder), "train": 20, "dev": 5, "test": 5}
+    parts = [set(read_pairs(folder / f"{name}.tsv.gz")) for name in ("train", "dev", "test")]
+    assert set().union(*parts) == set(read_pairs(text))
+    refused = dragoman("corpus", "split", text, folder, "--origin", "net")
+    assert refused.returncode == 1
+    assert refused.stderr.decode().strip() == "no pairs of net; there are web"
+
+
 def test_trains_and_evaluates_from_the_command_line(tmp_path: Path, sentences: list[str]) -> None:
     data = tmp_path / "pairs.tsv"
     more = tmp_path / "more.tsv"
     more.write_text("One more.\tNoch eins.\n", encoding="utf-8")
     data.write_text(
-        "".join(f"{line}\t{line.upper()}\tloud\n" for line in sentences if "\t" not in line), encoding="utf-8"
+        "".join(f"{line}\t{line[::-1]}\tloud\n" for line in sentences if "\t" not in line), encoding="utf-8"
     )
     settings = [f"model.{size}" for size in TINY] + ["steps=4", "evaluate_every=4", "evaluate_sentences=2"]
     flags = [part for setting in settings for part in ("--set", setting)]
@@ -321,6 +366,3 @@ def test_trains_and_evaluates_from_the_command_line(tmp_path: Path, sentences: l
     refused = dragoman("train", tmp_path / "other", *arguments, "--set", "model.width=64")
     assert refused.returncode == 1
     assert "width 64 is not the 32 of the model to begin with" in " ".join(refused.stderr.decode().split())
-    wrong = dragoman("train", run, "--data", data, "--dev", data, "--set", "stepz=4")
-    assert wrong.returncode == 1
-    assert "stepz" in wrong.stderr.decode()

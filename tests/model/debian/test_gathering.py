@@ -41,7 +41,7 @@ def downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 
 def test_what_several_origins_are_in_is_downloaded_once(downloaded: list[str]) -> None:
-    found = Counter(pair.origin for pair in gather(["ding", "ding-sent"], Console(quiet=True)))
+    found = Counter(pair.origin for pair in gather(["ding", "ding-sent"], Console(quiet=True), []))
     assert found == {"ding": 3, "ding-sent": 1}
     assert downloaded == ["trans-de-en"]
 
@@ -52,10 +52,12 @@ def test_what_is_not_there_is_told_and_left_out(
 ) -> None:
     monkeypatch.setitem(SOURCES, "none", Source(example_sentences, "gone"))
     monkeypatch.setitem(SOURCES, "some", Source(example_sentences, "gone trans-de-en"))
-    assert list(gather(["none", "some"], Console(width=200))) == FOUND
+    missing: list[str] = []
+    assert list(gather(["none", "some"], Console(width=200), missing)) == FOUND
+    assert missing == ["none", "gone"]
     told = capsys.readouterr().out
     assert "gone: E: Unable to locate package gone" in told
     assert "none is left out: apt has none of gone" in told
     assert "some: 1 pairs" in told
     with pytest.raises(DebianError, match="apt has none of gone"):
-        list(gather(["none"], Console(quiet=True)))
+        list(gather(["none"], Console(quiet=True), []))
