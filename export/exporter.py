@@ -105,12 +105,13 @@ def calibration(loaded: Checkpoint) -> list[tuple[list[int], list[int]]]:
 def _put_in_place(folder: Path, bundle: Path) -> None:
     """Move ``folder`` to ``bundle``; what stood there goes only once the new one is complete."""
     if bundle.exists():
-        aside = folder.with_name("replaced")
-        bundle.rename(aside)
+        aside = folder.with_name(f"{bundle.name}.replaced")
         try:
+            bundle.rename(aside)
             folder.rename(bundle)
         except BaseException:
-            aside.rename(bundle)
+            if aside.exists() and not bundle.exists():
+                aside.rename(bundle)
             raise
         shutil.rmtree(aside)
     else:

@@ -10,7 +10,7 @@ from model.tokenizer import normalise
 _ENGLISH = "the of and to is that for with are not be this it as by from you can or if on"
 _GERMAN = "der die das den dem des ein eine einen und oder ist nicht mit für auf von zu wird werden sie es im kann wenn"
 FUNCTION_WORDS = {"en": frozenset(_ENGLISH.split()), "de": frozenset(_GERMAN.split())}
-"""Small words that most sentences of a language have, and none of another."""
+"""Small words of a language; few sentences have none of them, and few of another language have two."""
 
 
 def clean(pairs: Iterable[Pair], languages: Sequence[str] = ("en", "de")) -> tuple[list[Pair], Counter[str]]:
@@ -41,6 +41,6 @@ def clean(pairs: Iterable[Pair], languages: Sequence[str] = ("en", "de")) -> tup
 
 
 def _is_in(language: str, text: str, expected: str) -> bool:
-    """Whether ``text`` has small words of ``language``, and none of the ``expected`` one."""
-    words = re.findall(r"[^\W\d_]+", text.lower())
-    return sum(word in FUNCTION_WORDS[language] for word in words) >= 2 and FUNCTION_WORDS[expected].isdisjoint(words)
+    """Whether ``text`` has two different small words of ``language``, and none of the ``expected`` one."""
+    words = set(re.findall(r"[^\W\d_]+", text.lower()))
+    return len(words & FUNCTION_WORDS[language]) >= 2 and words.isdisjoint(FUNCTION_WORDS[expected])

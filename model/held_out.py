@@ -22,20 +22,24 @@ def split(pairs: Iterable[Pair], count: int, origins: Collection[str], seed: int
     """Draw about ``count`` pairs for test, and then for dev, evenly from ``origins`` (all if there are none named).
 
     What is like one of test is in neither of the others, what is like one of dev not in train (`without`). ValueError
-    when an origin has too few pairs, or does not exist.
+    when an origin has too few pairs, or does not exist, or there are more origins than pairs to draw.
     """
     draw, rest = random.Random(seed), list(pairs)
     known = {pair.origin for pair in rest}
     if missing := set(origins) - known:
         raise ValueError(f"no pairs of {', '.join(sorted(missing))}; there are {', '.join(sorted(known))}")
+    wanted = sorted(set(origins) or known)
+    if not wanted or not (each := count // len(wanted)):
+        raise ValueError(
+            f"{count} pairs cannot be drawn from {len(wanted)} origins evenly: ask for more, or name origins"
+        )
     drawn = []
     for name in ("test", "dev"):
         by_origin = defaultdict(list)
         for pair in rest:
             by_origin[pair.origin].append(pair)
         chosen: set[Pair] = set()
-        for origin in sorted(origins or known):
-            each = count // len(origins or known)
+        for origin in wanted:
             if len(found := sorted(set(by_origin[origin]))) < each:
                 raise ValueError(
                     f"{origin} has {len(found)} pairs left, too few to draw {each} for {name}: ask for fewer"

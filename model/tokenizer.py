@@ -80,7 +80,7 @@ class Tokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            said = str(error).rpartition("] ")[2]
+            said = str(error).rpartition("] ")[2] or "there is none"
             raise ValueError(f"no vocabulary of {vocabulary} pieces can be learnt from this text: {said}") from None
         return cls(written.getvalue())
 

@@ -149,7 +149,7 @@ class Run:
         self.device, self.bf16 = device_and_precision(settings.precision)
         console.print(f"training on {self.device.type} in {'bf16' if self.bf16 else 'fp32'}")
         with console.status("reading the text"):
-            pairs = [pair for path in train for pair in read_pairs(path)]
+            pairs, dev_pairs = [pair for path in train for pair in read_pairs(path)], read_pairs(dev)
             if settings.clean:
                 pairs, left_out = clean(pairs, settings.languages)
                 console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
@@ -158,12 +158,14 @@ class Run:
             console.print(f"no pairs of {', '.join(unused)}, which weights names")
         with console.status(f"learning a vocabulary of {settings.model.vocabulary} pieces from {len(pairs)} pairs"):
             self.tokenizer = self._tokenizer(pairs)
+        self.dev_pairs = self._fitting(dev_pairs)
+        write(folder / checkpoint.TOKENIZER, self.tokenizer.serialized)
         seen = [pair for pair in pairs if settings.weights.get(pair.origin, 1)]
         copies = with_placeholders(seen, settings.placeholders, settings.seed)
         with console.status(f"tokenising {len(pairs)} pairs"):
             self.corpus = self._encode([*pairs, *copies], settings.weights)
-            self.dev_pairs = self._fitting(dev)
             self.dev = self._encode(self.dev_pairs, {})
+        self.text = self.corpus.digest()
         console.print(
             f"{len(pairs)} pairs and {len(copies)} copies with placeholders, in {len(settings.pairs)} directions: "
             f"{len(self.corpus)} examples kept, {int(self.corpus.lengths.sum())} tokens"
@@ -184,12 +186,11 @@ class Run:
     def _tokenizer(self, pairs: list[Pair]) -> Tokenizer:
         path = self.folder / checkpoint.TOKENIZER
         if path.exists():
-            self.console.print(f"with the vocabulary that is there: {path}")
+            self.console.print(f"with the vocabulary that is there: {path}", markup=False)
+            tokenizer = Tokenizer.load(path)
         else:
             texts = (text for pair in pairs for text in (pair.source, pair.target))
-            learnt = Tokenizer.train(texts, self.settings.model.vocabulary, self.settings.placeholders)
-            write(path, learnt.serialized)
-        tokenizer = Tokenizer.load(path)
+            tokenizer = Tokenizer.train(texts, self.settings.model.vocabulary, self.settings.placeholders)
         if tokenizer.vocabulary != self.settings.model.vocabulary:
             pieces, expected = tokenizer.vocabulary, self.settings.model.vocabulary
             raise ValueError(f"{path} has {pieces} pieces, the settings ask for {expected}; start in another folder")
@@ -197,19 +198,18 @@ class Run:
             raise ValueError(f"{path} has no piece {', '.join(sorted(missing))}; start in another folder")
         return tokenizer
 
-    def _fitting(self, dev: Path) -> list[Pair]:
-        """The pairs of ``dev`` that the model may read and write; ValueError when there are none."""
+    def _fitting(self, pairs: list[Pair]) -> list[Pair]:
+        """Those of ``pairs`` that fit in every direction; ValueError when there are none."""
         languages, longest = self.settings.languages, self.settings.longest
-        pairs = read_pairs(dev)
         sides = [
             self.tokenizer.sources([getattr(pair, side) for pair in pairs], language)
             for side, language in zip(("source", "target"), languages, strict=True)
         ]
         kept = [pair for pair, *ids in zip(pairs, *sides, strict=True) if all(2 < len(each) <= longest for each in ids)]
         if not kept:
-            raise ValueError(f"{dev} has no pair of at most {longest} tokens a side to evaluate on")
+            raise ValueError(f"dev has no pair of at most {longest} tokens a side to evaluate on (longest)")
         if left_out := len(pairs) - len(kept):
-            self.console.print(f"{left_out} pairs of {dev} are empty or over {longest} tokens, and left out")
+            self.console.print(f"{left_out} pairs of dev are empty or over {longest} tokens, and left out")
         return kept
 
     def _encode(self, pairs: list[Pair], weights: Mapping[str, float]) -> Corpus:
@@ -301,7 +301,7 @@ class Run:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         if not norm.isfinite():  # one such update spoils every weight, and the next save the good ones
             raise ValueError(
-                f"step {self.step + 1}: the gradient is not finite; what was saved before is kept: "
+                f"step {self.step + 1}: the gradient is not finite; what was saved before, if anything, is kept: "
                 f"lower learning_rate ({self.settings.learning_rate}) in another folder"
             )
         for optimizer in self.optimizers:
@@ -346,7 +346,7 @@ class Run:
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all(),
             "progress": (self.step, self.tokens_seen, self.seconds),
-            "text": self.corpus.digest(),
+            "text": self.text,
         }
         partial = (self.folder / STATE).with_suffix(".partial")
         torch.save(state, partial)
@@ -357,7 +357,7 @@ class Run:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state.get("text") != self.corpus.digest():
+        if state.get("text", self.text) != self.text:
             raise ValueError(f"{self.folder} holds a run on other text; give it the same, or start in another folder")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -381,7 +381,8 @@ def _same_run(folder: Path, settings: TrainSettings) -> None:
     free = {"steps", "save_every", "average", "evaluate_every", "evaluate_sentences"}
     stored = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     wanted = settings.model_dump(mode="json")
-    other = [f"{name} {stored.get(name)}, not {wanted[name]}" for name in wanted if stored.get(name) != wanted[name]]
+    stored = TrainSettings.model_validate(stored).model_dump(mode="json")  # what it does not name is as it was
+    other = [f"{name} {stored[name]}, not {wanted[name]}" for name in wanted if stored[name] != wanted[name]]
     if changed := [difference for difference in other if difference.split()[0] not in free]:
         raise ValueError(f"{folder} holds a run with {'; '.join(changed)}; start in another folder")
 

@@ -359,7 +359,9 @@ def train(
     try:
         settings = TrainSettings.model_validate(chosen)
     except ValidationError as error:
-        fail("\n".join(_setting_fault(fault) for fault in error.errors()))
+        # A default that is made of a setting cannot be made of one that is refused.
+        faults = [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
+        fail("\n".join(map(_setting_fault, faults)))
     for path in (*data, dev):
         if not path.is_file():
             fail(f"{path} is not a file")
@@ -434,15 +436,15 @@ def debian(
         gathered = gather(origin or SOURCES, errors, missing)
         pairs, left_out = (list(gathered), {}) if raw else clean(gathered)
         kept = without(pairs, held)
-        if missing:  # a file that has everything must not be lost for one that has not
-            output = output.with_name(f"incomplete-{output.name}")
-        write_pairs(output, kept)
+        # A file that has everything must not be lost for one that has not.
+        written = output.with_name(f"incomplete-{output.name}") if missing and output.exists() else output
+        write_pairs(written, kept)
     except (OSError, ValueError, DebianError) as error:
         fail(str(error))
     counts = {**left_out, "held_out": len(pairs) - len(kept)}
-    print(json.dumps({"written": str(output), "pairs": len(kept), **counts, "missing": missing}))
-    if missing:
-        raise typer.Exit(1)
+    print(json.dumps({"written": str(written), "pairs": len(kept), **counts, "missing": missing}))
+    if written != output:
+        fail(f"{output} stays as it was: what was gathered lacks {', '.join(missing)}, and is in {written}")
 
 
 @corpus.command()
@@ -492,9 +494,11 @@ def evaluate(
     try:
         pairs = read_pairs(data)[:limit]
         if placeholder:
+            if not all(map(str.strip, placeholder)):
+                fail("--placeholder is blank: give it one such as %s")
             pairs = with_placeholders(pairs, placeholder, seed=0)
         if not pairs:
-            fail(f"{data}: no pairs to translate")
+            fail(f"{data}: no pairs to translate" + (" that have a number or a name" if placeholder else ""))
         if output:
             output.mkdir(parents=True, exist_ok=True)
         with evaluated(model, errors, options) as (learnt, translate):

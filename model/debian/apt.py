@@ -31,7 +31,7 @@ def unpack(packages: list[str], archives: Path, folder: Path, console: Console) 
 
 
 def indices(folder: Path) -> None:
-    """Download the indices of English and German descriptions; DebianError when there are none."""
+    """Download the indices of English and German descriptions; DebianError when one of them is not there."""
     lists = folder / "lists"
     (lists / "partial").mkdir(parents=True)
     settings = folder / "apt.conf"
@@ -44,8 +44,9 @@ def indices(folder: Path) -> None:
     said = _run("apt-get", "update", "-c", str(settings), cwd=folder)
     for path in lists.glob("*_Translation-*"):
         path.rename(folder / path.name)
-    if not list(folder.glob("*_Translation-de")):
-        raise DebianError(f"apt has no index of German descriptions: {said or 'is there a network?'}")
+    for language in ("en", "de"):
+        if not list(folder.glob(f"*_Translation-{language}")):
+            raise DebianError(f"apt has no index of descriptions in {language}: {said or 'is there a network?'}")
 
 
 def _run(*command: str, cwd: Path) -> str:

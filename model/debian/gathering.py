@@ -45,6 +45,8 @@ def gather(origins: Iterable[str], console: Console, missing: list[str]) -> Iter
                     count += 1
                     yield Pair(english, german, origin)
                 console.print(f"{origin}: {count:,} pairs", highlight=False)
+                if not count:
+                    missing.append(origin)
             shutil.rmtree(unpacked)
             progress.advance(bar)
     if failure and not had:

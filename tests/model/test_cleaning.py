@@ -19,6 +19,8 @@ from model.pairs import Pair
         ("Die Ränder der Ebene.", "Am Rande.", "foreign"),
         ("Edges of it.", "„Edges of it“ wird gelöscht.", None),  # quoted
         ("Edges of", "Edges of", None),  # what says too little
+        ("Die, monster, die!", "Stirb, Monster!", None),  # one word, and English too
+        ("The add-on manager", "Add-on-Manager: Add-on", None),
         ("  ", "nichts", "empty"),
         ("Milchkaffee", "Café au lait", None),
     ],
@@ -30,6 +32,12 @@ def test_pairs_not_worth_learning_from_are_left_out(source: str, target: str, re
     assert left_out == dict.fromkeys(("empty", "untranslated", "foreign", "lopsided", "repeated"), 0) | (
         {reason: 1} if reason else {}
     )
+
+
+def test_columns_are_in_the_languages_that_are_named() -> None:
+    pair = Pair("Die Ränder der Ebene.", "Edges of the layer.", "web")
+    assert clean([pair], ("de", "en"))[0] == [pair]
+    assert clean([pair])[1]["foreign"] == 1
 
 
 def test_what_is_kept_is_normalised() -> None:

@@ -36,7 +36,7 @@ PAIRS = [
 
 def test_a_split_draws_evenly_and_its_parts_are_unlike() -> None:
     copies = [Pair(pair.source, f"anders {pair.target}", "copy") for pair in PAIRS]
-    parts = split([*PAIRS, *copies], 21, ["a", "b"], seed=1)
+    parts = split([*PAIRS, *copies], 21, ["a", "b", "a"], seed=1)
     assert [Counter(pair.origin for pair in part) for part in parts[1:]] == [{"a": 10, "b": 10}] * 2
     sources = [{pair.source for pair in part} for part in parts]
     assert sources[0].isdisjoint(sources[1] | sources[2])
@@ -56,5 +56,8 @@ def test_a_split_is_drawn_by_seed_from_every_origin_unless_some_are_named() -> N
 def test_a_split_that_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="no pairs of d, e; there are a, b, c"):
         split(PAIRS, 30, ["e", "a", "d"], seed=1)
+    for pairs, count, said in ((PAIRS, 2, "2 pairs cannot be drawn from 3 origins"), ([], 2, "from 0 origins")):
+        with pytest.raises(ValueError, match=said):
+            split(pairs, count, (), seed=1)
     with pytest.raises(ValueError, match="a has 19 pairs left, too few to draw 21 for dev"):
         split(PAIRS, 21, ["a"], seed=1)

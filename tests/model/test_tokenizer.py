@@ -62,8 +62,8 @@ def test_no_text_is_read_as_a_special_token(tiny_tokenizer: Tokenizer, text: str
 
 
 def test_text_that_is_too_little_for_a_vocabulary_is_told() -> None:
-    for texts in ([], ["a few words"]):
-        with pytest.raises(ValueError, match="no vocabulary of 5000 pieces can be learnt from this text: "):
+    for texts, reason in (([], "there is none"), (["a few words"], "Vocabulary size too high")):
+        with pytest.raises(ValueError, match=f"no vocabulary of 5000 pieces can be learnt from this text: {reason}"):
             Tokenizer.train(texts, 5000)
 
 

@@ -16,7 +16,7 @@ from model import checkpoint
 from model.config import ModelConfig
 from model.optimizer import Muon
 from model.pairs import read_pairs
-from model.train import Run, TrainSettings, average
+from model.train import STATE, Run, TrainSettings, average
 from tests.conftest import PRETRAINED
 
 MODEL = ModelConfig(
@@ -256,14 +256,28 @@ def test_a_run_does_not_go_on_with_other_text(start: Start, tmp_path: Path, pair
     assert start("run", steps=3).step == 2
 
 
+def test_a_run_of_before_a_setting_existed_goes_on(start: Start) -> None:
+    run = start("run", steps=2)
+    run.train()
+    settings = run.folder / "settings.json"
+    stored = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(
+        json.dumps({name: value for name, value in stored.items() if name != "clean"}), encoding="utf-8"
+    )
+    state = torch.load(run.folder / STATE)
+    torch.save({name: value for name, value in state.items() if name != "text"}, run.folder / STATE)
+    assert start("run", steps=3).step == 2
+
+
 def test_pairs_of_dev_that_no_model_could_read_are_left_out(tmp_path: Path, pairs: Path) -> None:
     dev, told = tmp_path / "dev.tsv", io.StringIO()
     dev.write_text(f"{'long ' * 200}\tlang\n \tleer\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"dev\.tsv has no pair of at most 100 tokens a side"):
+    with pytest.raises(ValueError, match="dev has no pair of at most 100 tokens a side"):
         Run(tmp_path / "run", SETTINGS, [pairs], dev, Console(file=told, width=500))
+    assert not (tmp_path / "run" / checkpoint.TOKENIZER).exists()  # other text may come
     dev.write_text(dev.read_text(encoding="utf-8") + pairs.read_text(encoding="utf-8"), encoding="utf-8")
     run = Run(tmp_path / "run", SETTINGS, [pairs], dev, Console(file=told, width=500))
-    assert "2 pairs of" in told.getvalue()
+    assert "2 pairs of dev are empty or over 100 tokens" in told.getvalue()
     assert run.dev_pairs == read_pairs(pairs)
     assert run.evaluate()["dev_loss"] > 0
 

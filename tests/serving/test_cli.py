@@ -212,6 +212,11 @@ def test_evaluates_with_placeholders_in_place_of_values(tmp_path: Path) -> None:
     [text] = (tmp_path / "en-de.txt").read_text(encoding="utf-8").splitlines()
     assert (found["pairs"], found["placeholders_kept"]) == (1, float("%s" in text or "{name}" in text))
     assert "7" not in text
+    for blank, said in ((" ", "--placeholder is blank"), ("%s", "no pairs to translate that have a number or a name")):
+        data.write_text("Save it.\tSpeichern.\n", encoding="utf-8")
+        refused = dragoman("evaluate", SHIPPED, "--data", data, "--placeholder", blank)
+        assert refused.returncode == 1
+        assert said in refused.stderr.decode()
 
 
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="packages are made with dpkg-deb, which is not there")
@@ -241,11 +246,16 @@ def test_gathers_text_that_resembles_none_to_evaluate_on(tmp_path: Path) -> None
     done = dragoman("corpus", "debian", output, *arguments, "--raw", **environment)
     assert output.read_text(encoding="utf-8") == "That is good.\tDas ist gut.\tding-sent\n"
     assert json.loads(done.stdout) == {"written": str(output), "pairs": 1, "held_out": 2, "missing": []}
-    partly = dragoman("corpus", "debian", output, "--origin", "ding", "--origin", "git", **environment)
+    some = ["--origin", "ding-sent", "--origin", "git"]
+    partly = dragoman("corpus", "debian", output, *some, **environment)
     assert partly.returncode == 1
     beside = output.with_name("incomplete-text.tsv")
-    assert json.loads(partly.stdout) == {**json.loads(partly.stdout), "written": str(beside), "missing": ["git"]}
-    assert {pair.origin for pair in read_pairs(output)} == {"ding-sent"}
+    assert f"{output} stays as it was: what was gathered lacks git, and is in {beside}" in partly.stderr.decode()
+    assert json.loads(partly.stdout)["missing"] == ["git"]
+    assert (len(read_pairs(output)), len(read_pairs(beside))) == (1, 2)
+    output.unlink()
+    assert dragoman("corpus", "debian", output, *some, **environment).returncode == 0
+    assert read_pairs(output) == read_pairs(beside)
     refused = dragoman("corpus", "debian", output, "--origin", "dung", **environment)
     assert refused.returncode == 1
     assert refused.stderr.decode().startswith("no such origin: dung; there are ddtp, manpages")
@@ -297,6 +307,7 @@ def test_training_that_is_ended_is_saved_and_goes_on(tmp_path: Path, sentences: 
     [
         (["--set", "stepz=4"], "setting stepz: Extra inputs are not permitted, not 4"),
         (["--set", "model.width=-1"], "setting model.width: Input should be greater than 0, not -1"),
+        (["--set", "languages=de"], "setting languages: Input should be a valid tuple, not 'de'"),
         (["--set", "steps"], "--set steps: give it a name and a value, such as steps=2000"),
         (["--set", "steps=1", "--set", "steps.more=1"], "--set steps.more=1: steps has no settings of its own"),
         (["--recipe", "list.json"], "list.json: a recipe is a JSON object of settings"),
@@ -318,6 +329,7 @@ def test_training_that_cannot_begin_says_why(tmp_path: Path, arguments: list[str
     assert refused.returncode == 1
     assert message in refused.stderr.decode()
     assert "Traceback" not in refused.stderr.decode()
+    assert "default" not in refused.stderr.decode()
 
 
 def test_splits_text_and_refuses_what_cannot_be(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def test_descriptions_come_with_settings_of_their_own(monkeypatch: pytest.Monkey
     monkeypatch.setattr(apt, "_run", run)
     languages = ["en", "de"]
     assert list(gather(["ddtp"], Console(quiet=True), [])) == [Pair("en cat", "de cat", "ddtp")]
-    languages = []
-    with pytest.raises(apt.DebianError, match="no network"):
-        list(gather(["ddtp"], Console(quiet=True), []))
+    for languages[:], said in (([], "in en: E: no network"), (["en"], "in de: "), (["de"], "in en: ")):
+        with pytest.raises(apt.DebianError, match=f"no index of descriptions {said}"):
+            list(gather(["ddtp"], Console(quiet=True), []))
 
 
 def test_a_machine_without_apt_is_told_so() -> None:

@@ -52,9 +52,10 @@ def test_what_is_not_there_is_told_and_left_out(
 ) -> None:
     monkeypatch.setitem(SOURCES, "none", Source(example_sentences, "gone"))
     monkeypatch.setitem(SOURCES, "some", Source(example_sentences, "gone trans-de-en"))
+    monkeypatch.setitem(SOURCES, "empty", Source(lambda _: iter(()), "trans-de-en"))
     missing: list[str] = []
-    assert list(gather(["none", "some"], Console(width=200), missing)) == FOUND
-    assert missing == ["none", "gone"]
+    assert list(gather(["none", "some", "empty"], Console(width=200), missing)) == FOUND
+    assert missing == ["none", "gone", "empty"]
     told = capsys.readouterr().out
     assert "gone: E: Unable to locate package gone" in told
     assert "none is left out: apt has none of gone" in told
