@@ -14,7 +14,7 @@ def descriptions(folder: Path) -> Texts:
         for path in sorted(folder.glob(f"*_Translation-{language}")):
             for stanza in path.read_text(encoding="utf-8", errors="replace").split("\n\n"):
                 fields = dict(re.findall(rf"^(Description-md5|Description-{language}): (.*(?:\n .*)*)", stanza, re.M))
-                if len(fields) == 2 and "\ufffd" not in stanza:
+                if len(fields) == 2:
                     by_digest[fields["Description-md5"]] = _paragraphs(fields[f"Description-{language}"])
     for digest in sorted(known["en"].keys() & known["de"].keys()):
         english, german = known["en"][digest], known["de"][digest]

@@ -19,7 +19,7 @@ def entries(folder: Path) -> Iterator[Entry]:
     """Those of the dictionary Ding: each line has variants of an entry, each variant synonyms."""
     for path in sorted(folder.rglob("trans/de-en")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("#") or " :: " not in line or "\ufffd" in line:
+            if line.startswith("#") or " :: " not in line:
                 continue
             german, english = ([part.strip() for part in side.split("|")] for side in line.split(" :: ", 1))
             if len(german) == len(english):

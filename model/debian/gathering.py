@@ -12,6 +12,9 @@ from model.debian.apt import DebianError, indices, unpack
 from model.debian.sources import SOURCES
 from model.pairs import Pair
 
+UNREADABLE = "\ufffd"
+"""What bytes that are not UTF-8 are read as; nobody should learn to write it."""
+
 
 def gather(origins: Iterable[str], console: Console, missing: list[str]) -> Iterator[Pair]:
     """Pairs of ``origins`` out of `SOURCES`; packages are downloaded and unpacked into a folder that is removed.
@@ -42,8 +45,9 @@ def gather(origins: Iterable[str], console: Console, missing: list[str]) -> Iter
                 had = True
                 count = 0
                 for english, german in source.read(unpacked):
-                    count += 1
-                    yield Pair(english, german, origin)
+                    if UNREADABLE not in english + german:
+                        count += 1
+                        yield Pair(english, german, origin)
                 console.print(f"{origin}: {count:,} pairs", highlight=False)
                 if not count:
                     missing.append(origin)

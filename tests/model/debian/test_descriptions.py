@@ -15,9 +15,6 @@ def test_descriptions_are_paired_by_the_digest_of_the_english_one(tmp_path: Path
     )
     put(tmp_path / "deb_Translation-en", english)
     put(tmp_path / "deb_Translation-de", german)
-    # Not UTF-8: nobody should learn from it.
-    (tmp_path / "other_Translation-de").write_bytes(b"Package: bad\nDescription-md5: 9\nDescription-de: caf\xe9\n")
-    put(tmp_path / "other_Translation-en", "Package: bad\nDescription-md5: 9\nDescription-en: coffee\n")
     assert list(descriptions(tmp_path)) == [
         ("shows files", "zeigt Dateien"),
         ("It shows files.", "Es zeigt Dateien."),

@@ -21,7 +21,9 @@ def downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Packages that have been asked for; there is one, with a dictionary."""
     if not shutil.which("dpkg-deb"):
         pytest.skip("packages are made with dpkg-deb, which is not there")
-    put(tmp_path / "usr/share/trans/de-en", DING)
+    dictionary = tmp_path / "usr/share/trans/de-en"
+    put(dictionary, DING)
+    dictionary.write_bytes(dictionary.read_bytes() + b"Caf\xe9 :: coffee\n")  # not UTF-8
     described = {"Package": "trans-de-en", "Version": "1", "Architecture": "all", "Maintainer": "a", "Description": "a"}
     put(tmp_path / "DEBIAN/control", "".join(f"{field}: {value}\n" for field, value in described.items()))
     asked: list[str] = []
