@@ -56,7 +56,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         try:
             settings = Settings(**{name: given[name] for name in names if given[name] is not None})
         except ValidationError as error:
-            fail("\n".join(_setting_fault(fault) for fault in error.errors()))
+            _refuse_settings(error)
         command(settings, **{name: value for name, value in given.items() if name not in names})
 
     wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
@@ -70,6 +70,12 @@ def _default(field: Any) -> list[str]:
     if field.default is SHIPPED:
         return ["the one that ships"]
     return [] if field.default_factory else [str(field.default)]
+
+
+def _refuse_settings(error: ValidationError) -> NoReturn:
+    # A default that is made of a setting cannot be made of one that is refused: that is no fault of its own.
+    faults = [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
+    fail("\n".join(map(_setting_fault, faults)))
 
 
 def _setting_fault(fault: Any) -> str:
@@ -359,9 +365,7 @@ def train(
     try:
         settings = TrainSettings.model_validate(chosen)
     except ValidationError as error:
-        # A default that is made of a setting cannot be made of one that is refused.
-        faults = [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
-        fail("\n".join(map(_setting_fault, faults)))
+        _refuse_settings(error)
     for path in (*data, dev):
         if not path.is_file():
             fail(f"{path} is not a file")
@@ -505,11 +509,11 @@ def evaluate(
             for direction in _directions(learnt, languages, pair):
                 there = "-".join(direction)
                 ordered = directed(pairs, tuple(languages.split("-")), direction)
-                written, scores = translate([each.source for each in ordered], direction)
+                sources = [each.source for each in ordered]
+                written, scores = translate(sources, direction)
                 extra = {} if scores is None else {"confidence": confidence(ordered, written, scores)}
                 if placeholder:
-                    kept = survival([each.source for each in ordered], written, placeholder)
-                    extra["placeholders_kept"] = round(kept, 4)
+                    extra["placeholders_kept"] = round(survival(sources, written, placeholder), 4)
                 rows = score(ordered, written)
                 _print_scores(there, rows)
                 total = rows[-1]
