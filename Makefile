@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: serve test lint loadtest bench clean
+.PHONY: serve test test-all lint loadtest bench clean
 
 serve: $(VENV)/.serve
 	@exec $(BIN)/dragoman serve
 
 test: $(VENV)/.dev lint
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# The slow tests too: the larger model, replicas that die, whole comparisons.
+test-all: test
+	$(BIN)/pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,12 +6,13 @@
 ``encoder.onnx``   source ids and lengths -> memory, and every decoder layer's cross-attention keys and values
 ``decoder.onnx``   one step for rows at different positions -> the k best tokens, caches written in place
 ``attention.onnx`` source and target -> weights and scores of every attention, all three kinds
-``weights.bin``    the weights of all three, each once
+``weights.bin``    the weights of these three, each once
+``pooling.onnx``   memory and lengths -> one vector a text, its weights in it; where a pooling has been fitted
 =================  ====================================================================================
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -22,7 +23,14 @@ from model.tokenizer import END, PADDING, START, UNKNOWN
 
 MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.model", "weights.bin"
 GRAPHS = ("encoder", "decoder", "attention")
+POOLING = "pooling"
+"""The graph of sentence vectors, which not every bundle has."""
 FILES = (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), WEIGHTS)
+"""What every bundle has."""
+BUNDLES = Path(__file__).parent / "bundles"
+"""The bundles that ship, a folder each."""
+DEFAULT = "en-de-base"
+"""The one that is served unless another is asked for."""
 
 
 class BundleError(ValueError):
@@ -31,6 +39,10 @@ class BundleError(ValueError):
     def __init__(self, folder: Path, faults: list[str]) -> None:
         super().__init__(f"bundle {folder} cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
         self.faults = faults
+
+
+class ParityError(RuntimeError):
+    """The exported graphs do not compute what the model computes."""
 
 
 class Frozen(BaseModel):
@@ -138,6 +150,8 @@ class ParityReport(Frozen):
     typical_bound: float | None = None
     equal_share: float
     equal_share_bound: float
+    vector_error: float | None = None
+    """The largest difference of any number of any sentence vector, from the same memory; None without a pooling."""
     fp32_agreement: float
     """Share of steps at which the unquantised model likes the same token best."""
     fp32_agreement_floor: float
@@ -164,6 +178,11 @@ class Manifest(Frozen):
     provenance: Provenance
     parity: ParityReport | None
 
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """How texts can be made into one vector, the best first."""
+        return ("attention", "mean") if POOLING in self.graphs else ("mean",)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         faults = []
@@ -181,6 +200,21 @@ class Manifest(Frozen):
         return self
 
 
+def file_names(graphs: Iterable[str]) -> tuple[str, ...]:
+    """The files of a bundle with ``graphs``, less the manifest."""
+    return (*FILES, *((f"{POOLING}.onnx",) if POOLING in graphs else ()))
+
+
+def shipped() -> list[str]:
+    """Names of the bundles that ship."""
+    return sorted(path.parent.name for path in BUNDLES.glob(f"*/{MANIFEST}"))
+
+
+def locate(bundle: str | Path) -> Path:
+    """The folder of a bundle: text that names one that ships means that one; ``./NAME`` or a `Path`, the folder."""
+    return BUNDLES / bundle if isinstance(bundle, str) and bundle in shipped() else Path(bundle)
+
+
 def digest(path: Path) -> FileSpec:
     """Hash and size of a file."""
     contents = path.read_bytes()
@@ -191,15 +225,16 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a bundle, every file's hash included; BundleError lists everything wrong at once."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise BundleError(folder, [f"{MANIFEST} is missing"])
+        hint = "" if folder.is_dir() else f": no such folder. These ship and go by name: {', '.join(shipped())}"
+        raise BundleError(folder, [f"{MANIFEST} is missing{hint}"])
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         faults = [
             f"{MANIFEST}: {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
         ]
-        raise BundleError(folder, faults + _file_faults(folder, None)) from None
-    faults = _file_faults(folder, manifest.files)
+        raise BundleError(folder, faults + _file_faults(folder, FILES, None)) from None
+    faults = _file_faults(folder, file_names(manifest.graphs), manifest.files)
     faults += [f"{MANIFEST}: graph {graph} is not described" for graph in GRAPHS if graph not in manifest.graphs]
     if manifest.parity is None:
         faults.append(f"{MANIFEST}: there is no parity report; export the checkpoint again")
@@ -210,10 +245,10 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _file_faults(folder: Path, files: Mapping[str, FileSpec] | None) -> list[str]:
-    """Files that are missing, or other than ``files`` says when that could be read."""
+def _file_faults(folder: Path, names: Sequence[str], files: Mapping[str, FileSpec] | None) -> list[str]:
+    """Of the files ``names`` those that are missing, or other than ``files`` says when that could be read."""
     faults = []
-    for name in FILES:
+    for name in names:
         if not (folder / name).is_file():
             faults.append(f"{name} is missing")
         elif files is None:

@@ -11,21 +11,24 @@ import onnx
 from onnx import helper
 
 from export.bundle import (
-    FILES,
     MANIFEST,
+    POOLING,
     TOKENIZER,
     WEIGHTS,
     CacheSpec,
     GraphSpec,
     Limits,
     Manifest,
+    ParityError,
     Provenance,
     Quantisation,
     TensorSpec,
     digest,
+    file_names,
 )
 from export.functions import Bodies
 from export.graphs import Lowering
+from export.pooling import pooling_graph
 from export.quantize import calibrate, quantized
 from export.verify import check, probes
 from model import checkpoint
@@ -34,10 +37,6 @@ from model.transformer import Transformer
 from model.translate import search
 
 Precision = Literal["fp32", "int8"]
-
-
-class ParityError(RuntimeError):
-    """The exported graphs do not compute what the model computes."""
 
 
 def export(source: Path, bundle: Path, precision: Precision = "int8", attention: Bodies = "fused") -> Manifest:
@@ -57,9 +56,13 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
         folder.mkdir()
         (folder / TOKENIZER).write_bytes(loaded.tokenizer.serialized)
         signatures = write_graphs(reference, folder, attention)
+        if loaded.pooling:
+            pooling = pooling_graph(loaded.pooling)
+            _write(folder, POOLING, pooling)
+            signatures[POOLING] = _signature(pooling)
         for name in signatures:
             onnx.checker.check_model(folder / f"{name}.onnx")
-        report = check(folder, reference, loaded.model, probes(loaded), precision)
+        report = check(folder, reference, loaded.model, probes(loaded), precision, loaded.pooling)
         if not report.passed:
             raise ParityError(f"the parity gate failed; no bundle was written\n{report.model_dump_json(indent=2)}")
         positions = loaded.config.model.max_positions
@@ -76,7 +79,7 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
             limits=Limits(source_tokens=positions, target_tokens=positions),
             cache=CacheSpec.of(precision),
             quantisation=Quantisation() if precision == "int8" else None,
-            files={name: digest(folder / name) for name in FILES},
+            files={name: digest(folder / name) for name in file_names(signatures)},
             graphs=signatures,
             provenance=Provenance(checkpoint_sha256=_checkpoint_hash(source), versions=_versions()),
             parity=report,
@@ -92,8 +95,12 @@ def write_graphs(model: Transformer, folder: Path, attention: Bodies) -> dict[st
     graphs = lowering.graphs()
     lowering.weights.write(folder / WEIGHTS)
     for name, graph in graphs.items():
-        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+        _write(folder, name, graph)
     return {name: _signature(graph) for name, graph in graphs.items()}
+
+
+def _write(folder: Path, name: str, graph: onnx.ModelProto) -> None:
+    (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def calibration(loaded: Checkpoint) -> list[tuple[list[int], list[int]]]:
@@ -135,7 +142,8 @@ def _signature(model: onnx.ModelProto) -> GraphSpec:
 
 
 def _checkpoint_hash(folder: Path) -> str:
-    names = (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.TOKENIZER)
+    names = [checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.TOKENIZER]
+    names += [checkpoint.POOLING] if (folder / checkpoint.POOLING).exists() else []
     return hashlib.sha256(b"".join(digest(folder / name).sha256.encode() for name in names)).hexdigest()
 
 

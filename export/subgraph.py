@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from export.bundle import GRAPHS
+from export.bundle import GRAPHS, POOLING
 from export.functions import ATTENTION, DOMAIN, called
 
 
@@ -27,6 +27,11 @@ class AttentionNode:
     def layer(self) -> int:
         """The layer it belongs to, from 0, in its stack."""
         return int(self.name.split(".")[1])
+
+
+def graphs_of(bundle: Path) -> list[str]:
+    """The graphs of a bundle that have attention, in the order of computation."""
+    return [*GRAPHS, *([POOLING] if (bundle / f"{POOLING}.onnx").exists() else [])]
 
 
 def _load(bundle: Path, graph: str) -> onnx.ModelProto:
@@ -53,7 +58,7 @@ def _function(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.FunctionProt
 def attention_nodes(bundle: Path) -> list[AttentionNode]:
     """Every attention node of every graph, in the order of computation."""
     found = []
-    for graph in GRAPHS:
+    for graph in graphs_of(bundle):
         model = _load(bundle, graph)
         types = _types(model)
         for node in model.graph.node:
@@ -75,10 +80,10 @@ def attention_nodes(bundle: Path) -> list[AttentionNode]:
 def cut_out(bundle: Path, name: str, graph: str | None = None) -> onnx.ModelProto:
     """The attention node ``name`` as a model whose inputs and outputs carry the function's parameter names.
 
-    ``graph`` picks among graphs that share the name; the first of encoder, decoder, attention unless given. KeyError
-    when there is no such node.
+    ``graph`` picks among graphs that share the name; the first of `graphs_of` unless given. KeyError when there is no
+    such node.
     """
-    for candidate in (graph,) if graph else GRAPHS:
+    for candidate in (graph,) if graph else graphs_of(bundle):
         model = _load(bundle, candidate)
         for node in model.graph.node:
             if node.name == name and node.op_type in ATTENTION:

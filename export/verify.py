@@ -8,9 +8,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.bundle import ParityCase, ParityReport
+from export.bundle import POOLING, ParityCase, ParityReport
 from model.checkpoint import Checkpoint
 from model.corpus import pad
+from model.pooling import AttentionPooling
 from model.search import greedy
 from model.tokenizer import PADDING, START
 from model.transformer import Encoded, Transformer
@@ -28,6 +29,8 @@ STATE_BOUND = {"fp32": 1e-4, "int8": 0.1}
 """Of the memory and of attention weights."""
 TYPICAL_BOUND = {"fp32": 1e-4, "int8": 1e-3}
 """In nats, of the median: for most tokens no such edge is met, and both compute the same to the last digits."""
+VECTOR_BOUND = 1e-5
+"""Of a sentence vector's numbers, from the same memory: pooling is fp32 in every bundle."""
 EQUAL_SHARE_BOUND = {"fp32": 1.0, "int8": 0.97}
 FP32_AGREEMENT_FLOOR = {"fp32": 1.0, "int8": 0.85}
 
@@ -113,11 +116,16 @@ def probes(loaded: Checkpoint) -> list[list[int]]:
 
 
 def check(
-    folder: Path, reference: Transformer, fp32: Transformer, sources: list[list[int]], precision: str
+    folder: Path,
+    reference: Transformer,
+    fp32: Transformer,
+    sources: list[list[int]],
+    precision: str,
+    pooling: AttentionPooling | None = None,
 ) -> ParityReport:
     """Compare the bundle in ``folder`` with ``reference``, the PyTorch model of its precision, and with ``fp32``.
 
-    ``sources`` are token ids; the first `CAPACITY` of each are read.
+    ``sources`` are token ids; the first `CAPACITY` of each are read. With ``pooling``, the bundle's is compared too.
     """
     stepper = Stepper(folder)
     longest = min(reference.config.max_positions, CAPACITY)
@@ -133,11 +141,13 @@ def check(
     typical = _rounded(torch.cat(differences).median())
     bounds = LOG_PROBABILITY_BOUND, STATE_BOUND, TYPICAL_BOUND, EQUAL_SHARE_BOUND, FP32_AGREEMENT_FLOOR
     bound, state_bound, typical_bound, share, floor = (table[precision] for table in bounds)
+    vectors = None if pooling is None else _rounded(_vector_error(folder, stepper, pooling, sources))
     # NaN is not within; max() could lose it.
     within = all(
         case.log_probability_error <= bound and case.memory_error <= state_bound and case.attention_error <= state_bound
         for case in cases
     )
+    within = within and (vectors is None or vectors <= VECTOR_BOUND)
     return ParityReport(
         passed=within and typical <= typical_bound and equal >= share and agreeing / steps >= floor,
         reference=f"PyTorch, {precision}",
@@ -148,6 +158,7 @@ def check(
         typical_bound=typical_bound,
         equal_share=round(equal, 5),
         equal_share_bound=share,
+        vector_error=vectors,
         fp32_agreement=round(agreeing / steps, 5),
         fp32_agreement_floor=floor,
     )
@@ -207,6 +218,18 @@ def _attention_error(
         for name, (attended, queries) in expected.items()
     ]
     return torch.stack(differences).max()
+
+
+@torch.inference_mode()
+def _vector_error(folder: Path, stepper: Stepper, pooling: AttentionPooling, sources: list[list[int]]) -> Any:
+    """The largest difference of a number of a sentence vector, for the largest batch of ``sources``."""
+    chosen = sources[: BATCH_SIZES[-1]]
+    lengths = np.array([len(ids) for ids in chosen])
+    memory = stepper.encode(pad(chosen).astype(np.int64), lengths)
+    session = onnxruntime.InferenceSession(folder / f"{POOLING}.onnx", providers=["CPUExecutionProvider"])
+    [vectors] = session.run(["vectors"], {"memory": memory, "lengths": lengths.astype(np.int32)})
+    expected = pooling(torch.from_numpy(memory), torch.from_numpy(lengths)).vectors
+    return (torch.from_numpy(vectors) - expected).abs().max()
 
 
 def _rounded(value: Any) -> float:

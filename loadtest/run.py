@@ -9,10 +9,12 @@ import argparse
 import importlib
 import json
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from locust.env import Environment
@@ -25,7 +27,7 @@ from rich.table import Table
 from loadtest.arrivals import SHAPES, arrivals
 from loadtest.latency import Latency
 from loadtest.payloads import BULK_TEXTS, SENTENCES, bulk, interactive, read_sentences
-from loadtest.servers import StartFailed, dragoman, end_on_sigterm, wait_until_ready
+from loadtest.servers import Server, StartFailed, dragoman, end_on_sigterm, wait_until_ready
 from loadtest.source import send
 from loadtest.timings import percentile
 from loadtest.users import Visitor
@@ -50,11 +52,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         Visitor.sentences = read_sentences(options.data)
         options.report.touch()  # what cannot be written is better known before the test than after it
-        with _service(options.url, options.port) as url:
+        with _service(options) as (url, started):
             if options.rate:
                 result, environment = arrive(url, options)
             else:
                 result, environment = load(url, options.users, options.seconds, options.seed)
+            if started:
+                result["model"] = started.model
+                result["first_translation_seconds"] = round(started.seconds, 1)
+                result["memory_mib"] = started.server.usage().memory_bytes >> 20
     except (StartFailed, OSError, ValueError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
@@ -79,6 +85,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--bulk", type=int, default=0, help=f"jobs beside them that each send lists of {BULK_TEXTS} texts (0)"
     )
     parser.add_argument("--url", help="a service that runs; one is started unless given")
+    parser.add_argument("--bundle", help="bundle to serve: a name that ships, or a folder; not with --url")
     parser.add_argument("--port", type=_count, default=8000, help="port of the service that is started (8000)")
     parser.add_argument("--data", type=Path, default=SENTENCES, help="sentences, one a line; the project's own")
     parser.add_argument("--seed", type=int, default=0, help="seed of the users' choices (0)")
@@ -88,6 +95,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--shape and --bulk go with --rate")
     if options.rate is not None and options.rate <= 0:
         parser.error("--rate is to be more than 0")
+    if options.url and options.bundle:
+        parser.error("--bundle is for a service that is started here, not for one at --url")
     return options
 
 
@@ -97,17 +106,30 @@ def _count(text: str) -> int:
     return int(text)
 
 
+class Started(NamedTuple):
+    """A service that was started here."""
+
+    server: Server
+    model: str
+    seconds: float
+    """From its start to its first translation."""
+
+
 @contextmanager
-def _service(url: str | None, port: int) -> Iterator[str]:
-    """The address of a service that is ready: the one at ``url``, or one started here and stopped afterwards."""
-    if url is not None:
-        url = url.rstrip("/")
+def _service(options: argparse.Namespace) -> Iterator[tuple[str, Started | None]]:
+    """The address of a service that answers, and what is started here and stopped afterwards, unless it ran already."""
+    if options.url is not None:
+        url = options.url.rstrip("/")
         wait_until_ready(f"{url}/readyz", seconds=10)
-        yield url
+        yield url, None
         return
     console.print("starting the service")
-    with dragoman(port) as server:
-        yield server.url
+    begin = time.monotonic()
+    with dragoman(options.port, *(["--bundle", options.bundle] if options.bundle else [])) as server:
+        body = json.dumps({"text": Visitor.sentences[0]}).encode()
+        with urllib.request.urlopen(f"{server.url}/v1/translate", body, timeout=60) as answer:
+            model = json.loads(answer.read())["model"]
+        yield server.url, Started(server, model, time.monotonic() - begin)
 
 
 def load(url: str, users: int, seconds: int, seed: int) -> tuple[dict[str, Any], Environment]:
@@ -182,6 +204,9 @@ def _print(environment: Environment, result: dict[str, Any]) -> None:
         stages.add_row(stage, str(len(values)), *times)
     if Visitor.stages:
         console.print(stages)
+    if "memory_mib" in result:
+        seconds, memory = result["first_translation_seconds"], result["memory_mib"]
+        console.print(f"first translation {seconds} s after the start; {memory:,} MiB at the end")
     for failure in environment.stats.errors.values():
         console.print(f"{failure.occurrences} × {failure.name}: {failure.error}", markup=False, soft_wrap=True)
 

@@ -1,4 +1,6 @@
-"""A checkpoint: a folder with ``config.json``, ``model.safetensors`` (fp16) and ``tokenizer.model``."""
+"""A checkpoint: a folder with ``config.json``, ``model.safetensors`` (fp16), ``tokenizer.model``, and, where sentence
+vectors have been fitted, ``pooling.safetensors``.
+"""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +15,17 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from model import pooling
 from model.config import ModelConfig
 from model.files import write
+from model.pooling import AttentionPooling
 from model.tokenizer import Tokenizer, language_token
 from model.transformer import Transformer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+POOLING = "pooling.safetensors"
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""The checkpoints that ship, a folder each."""
 
 
 class CheckpointError(ValueError):
@@ -47,6 +54,18 @@ class Checkpoint:
     config: CheckpointConfig
     model: Transformer
     tokenizer: Tokenizer
+    pooling: AttentionPooling | None = None
+    """Makes sentence vectors, where one has been fitted (`model.fit_pooling`)."""
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints that ship."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CONFIG}"))
+
+
+def locate(checkpoint: str | Path) -> Path:
+    """The folder of a checkpoint: text that names one that ships means that one, a `Path` or ``./NAME`` the folder."""
+    return PRETRAINED / checkpoint if isinstance(checkpoint, str) and checkpoint in shipped() else Path(checkpoint)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -58,8 +77,9 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def save(folder: Path, config: CheckpointConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
-    """Write a checkpoint into ``folder``, made if need be."""
+    """Write a checkpoint into ``folder``, made if need be; a pooling that was fitted to what stood there goes."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / POOLING).unlink(missing_ok=True)
     save_weights(folder / WEIGHTS, weights)
     write(folder / TOKENIZER, tokenizer.serialized)
     write(folder / CONFIG, (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode())
@@ -68,6 +88,8 @@ def save(folder: Path, config: CheckpointConfig, weights: Mapping[str, Tensor], 
 def load(folder: Path) -> Checkpoint:
     """Read and check ``folder``; CheckpointError lists everything that is wrong with it at once."""
     faults = [f"{name} is missing" for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
+    if f"{WEIGHTS} is missing" in faults and folder.parent == PRETRAINED:
+        faults.append("an installed package leaves the weights of checkpoints out: use a clone of the repository")
     config, tokenizer, weights = None, None, None
     if (folder / CONFIG).is_file():
         try:
@@ -96,9 +118,15 @@ def load(folder: Path) -> Checkpoint:
     if config and weights is not None:
         model = Transformer(config.model).eval()
         faults += _fit(model, weights)
+    pooled = None
+    if config and (folder / POOLING).is_file():
+        try:
+            pooled = pooling.load(folder / POOLING, config.model.width)
+        except ValueError as error:
+            faults.append(str(error))
     if faults or config is None or model is None or tokenizer is None:
         raise CheckpointError(folder, faults)
-    return Checkpoint(config, model, tokenizer)
+    return Checkpoint(config, model, tokenizer, pooled)
 
 
 def _fit(model: Transformer, weights: Mapping[str, Tensor]) -> list[str]:

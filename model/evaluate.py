@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import sacrebleu
@@ -21,12 +22,17 @@ LENGTHS = (8, 16, 32)
 """Words of a source up to which a part by length goes."""
 
 
+Kind = Literal["origin", "length", "total"]
+
+
 @dataclass(frozen=True)
 class Score:
     """Scores of a part of the pairs."""
 
     part: str
     """An origin, a range of words of the source, or all."""
+    by: Kind
+    """What made it a part."""
     pairs: int
     bleu: float
     chrf: float
@@ -40,9 +46,11 @@ def score(pairs: Sequence[Pair], written: Sequence[str]) -> list[Score]:
     for index, pair in enumerate(pairs):
         origins[pair.origin].append(index)
         lengths[bisect_left(LENGTHS, len(pair.source.split()))].append(index)
-    by_length = [(_words(place), indices) for place, indices in sorted(lengths.items())]
-    parts = [*sorted(origins.items()), *by_length, ("total", list(range(len(pairs))))]
-    return [_score(part, pairs, written, indices) for part, indices in parts]
+    return [
+        *(_score(origin, "origin", pairs, written, indices) for origin, indices in sorted(origins.items())),
+        *(_score(_words(place), "length", pairs, written, indices) for place, indices in sorted(lengths.items())),
+        _score("total", "total", pairs, written, range(len(pairs))),
+    ]
 
 
 def _words(place: int) -> str:
@@ -53,11 +61,11 @@ def _words(place: int) -> str:
     return f"{least} to {LENGTHS[place]} words" if place < len(LENGTHS) else f"{least} words or more"
 
 
-def _score(part: str, pairs: Sequence[Pair], written: Sequence[str], indices: list[int]) -> Score:
+def _score(part: str, by: Kind, pairs: Sequence[Pair], written: Sequence[str], indices: Sequence[int]) -> Score:
     hypotheses, references = [written[index] for index in indices], [[pairs[index].target for index in indices]]
     bleu, chrf = sacrebleu.corpus_bleu(hypotheses, references), sacrebleu.corpus_chrf(hypotheses, references)
     lost = sum(degenerate(pairs[index].source, written[index]) for index in indices)
-    return Score(part, len(indices), round(bleu.score, 2), round(chrf.score, 2), round(lost / len(indices), 4))
+    return Score(part, by, len(indices), round(bleu.score, 2), round(chrf.score, 2), round(lost / len(indices), 4))
 
 
 def confidence(pairs: Sequence[Pair], written: Sequence[str], scores: Sequence[float]) -> float | None:
@@ -101,7 +109,7 @@ def translations(
 ) -> list[str]:
     """Translations of ``texts`` into ``language`` in PyTorch, with a progress bar on ``console``."""
     written = [""] * len(texts)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         found = translate(loaded.model, loaded.tokenizer, list(texts), language, beam_size, length_penalty)
         for index, text in progress.track(found, total=len(texts), description=f"translating into {language}"):
             written[index] = text

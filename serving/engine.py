@@ -231,8 +231,10 @@ class Engine:
                 if job.asked:
                     self._searching.append(job)
             else:
-                memory = result.memory[index, : job.source_tokens].copy()
-                _deliver(job, Encoded(memory, job.timings()))
+                memory = result.memory[index, : job.source_tokens]
+                vectors = self._runtime.pool(memory)[None] if job.pooled else memory.copy()
+                job.encoded = time.monotonic()
+                _deliver(job, Encoded(vectors, job.timings()))
 
     def _reach(self, rows: int) -> tuple[int, int]:
         """Target and source positions that the next step's deepest row needs, of the first ``rows``."""

@@ -47,8 +47,8 @@ class Translated:
 class Encoded:
     """Vectors of one text."""
 
-    memory: Array
-    """``[tokens, width]`` fp32: the encoder's output."""
+    vectors: Array
+    """``[tokens, width]`` fp32, the encoder's output; ``[1, width]`` when they were pooled."""
     timings: Timings
 
 
@@ -68,6 +68,8 @@ class Job(Ticket):
     source: list[int] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
     """What an attention job inspects, start token included."""
+    pooled: bool = False
+    """Whether an encoding's vectors become one, by the bundle's own pooling."""
     search: Search | None = None
     """A translation's hypotheses."""
     listener: Listener | None = None
@@ -99,9 +101,9 @@ def translation(source: list[int], decoding: Decoding, deadline: float, listener
     return Job(cost, len(source), rows, deadline, source=source, search=search, listener=listener)
 
 
-def encoding(source: list[int], deadline: float) -> Job:
+def encoding(source: list[int], deadline: float, pooled: bool = False) -> Job:
     """A job that ends in `Encoded`."""
-    return Job(len(source), len(source), 0, deadline, source=source)
+    return Job(len(source), len(source), 0, deadline, source=source, pooled=pooled)
 
 
 def inspection(source: list[int], target: list[int], deadline: float) -> Job:

@@ -103,6 +103,7 @@ class Pipeline:
         """Take every graph through a first run."""
         source, target = self.pair(None, None)
         await self.attention("Hello.", None, source, target, "encoder-decoder", None, None)
+        await self.encode(["Hello."], source, target)
 
     def close(self) -> None:
         """Stop the engine."""
@@ -166,22 +167,25 @@ class Pipeline:
         yield Finished(translations, {"tokenise": tokenised - begin, **_stages(results), "detokenise": detokenise})
 
     async def encode(
-        self, texts: Sequence[str], source: str, target: str, pooled: bool
+        self, texts: Sequence[str], source: str, target: str, pooling: str | None = None
     ) -> tuple[list[list[str]], list[Array], Stages]:
         """Pieces and vectors of each text, read whole; the same errors.
 
-        The vectors are the memory ``[tokens, width]`` that a translation from ``source`` into ``target`` attends to;
-        ``pooled``, they are one a text, ``[1, width]``.
+        The vectors are one a text, ``[1, width]``: by ``pooling`` "attention", "mean" or, unless given, the better
+        one that the model has (`Manifest.poolings`). With "none" they are the memory ``[tokens, width]`` that a
+        translation from ``source`` into ``target`` attends to.
         """
         begin, deadline = time.perf_counter(), self._deadline()
+        pooling = self.pooling(pooling)
         self._check("text", texts)
         ids, pieces = await unless_short(sum(map(len, texts)), lambda: self._read(texts, target))
         total = sum(map(len, ids))
-        if not pooled and total > self.settings.max_vectors:
+        if pooling == "none" and total > self.settings.max_vectors:
             raise TooLarge("text", total, self.settings.max_vectors, "tokens to encode one by one")
         tokenised = time.perf_counter()
-        results: list[Encoded] = await self._run([encoding(each, deadline) for each in ids], deadline)
-        vectors = [sentence_vector(result.memory)[None] if pooled else result.memory for result in results]
+        jobs = [encoding(each, deadline, pooled=pooling == "attention") for each in ids]
+        results: list[Encoded] = await self._run(jobs, deadline)
+        vectors = [sentence_vector(each.vectors)[None] if pooling == "mean" else each.vectors for each in results]
         return pieces, vectors, {"tokenise": tokenised - begin, **_stages(results)}
 
     async def attention(
@@ -274,6 +278,13 @@ class Pipeline:
             raise Invalid([("source", f"{source!r} is not a source language; this model reads {', '.join(sources)}")])
         known = ", ".join(sorted({pair[1] for pair in pairs if source in (None, pair[0])}))
         raise Invalid([("target", f"{target!r} is not a target language; this model writes {known}")])
+
+    def pooling(self, asked: str | None) -> str:
+        """How texts are made into vectors; Invalid when the model cannot do what was ``asked``."""
+        poolings = self.manifest.poolings
+        if asked not in (None, "none", *poolings):
+            raise Invalid([("pooling", f"{asked!r} is none of this model's: {', '.join([*poolings, 'none'])}")])
+        return asked or poolings[0]
 
     def _check(self, field: str, texts: Sequence[str], blank: bool = False) -> None:
         """Refuse texts that are too many, too long or, unless they may be, ``blank``."""

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.bundle import BundleError, Manifest
+from export.bundle import POOLING, BundleError, Manifest
 from model.tokenizer import PADDING
 from serving.cache import KeyValueCache
 
@@ -104,7 +104,7 @@ def check_device(folder: Path, manifest: Manifest, device: str) -> str:
 
 
 class Runtime:
-    """The three graphs of a checked bundle on one device. Not for use from several threads at a time.
+    """The graphs of a checked bundle on one device. Not for use from several threads at a time.
 
     A step's ``threads`` are spent in one of the `Way` s there are, whichever `tune` found fastest for so many rows. No
     row's numbers depend on it, since none depend on the other rows or on the number of threads.
@@ -124,7 +124,8 @@ class Runtime:
                 folder / f"{name}.onnx", options, providers=[provider], disabled_optimizers=SLOW_FUSIONS
             )
 
-        self._shared = {name: session(name, threads) for name in manifest.graphs}
+        # Pooling is a few small products: threads would cost more than they save.
+        self._shared = {name: session(name, 1 if name == POOLING else threads) for name in manifest.graphs}
         # One session serves all lanes: with one thread it runs in the thread that calls it. The weights of encoder and
         # decoder are in memory twice then.
         self._own = {name: session(name, 1) for name in ("encoder", "decoder")} if self.lanes > 1 else self._shared
@@ -238,6 +239,13 @@ class Runtime:
                 binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             steps.append(partial(_step, session, binding, (inputs, outputs)))
         return steps, found
+
+    def pool(self, memory: Array) -> Array:
+        """The vector ``[width]`` fp32, of length 1, of one text's ``memory`` ``[tokens, width]``."""
+        feeds = {"memory": memory[None], "lengths": np.array([len(memory)], np.int32)}
+        vectors: Array
+        [vectors] = self._shared[POOLING].run(["vectors"], feeds)
+        return vectors[0]
 
     def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
         """Weights and scores of one pair by name, such as ``decoder.1.cross.weights`` ``[heads, target, source]``."""

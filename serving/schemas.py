@@ -104,8 +104,10 @@ class EncodeRequest(Strict):
     """One text or several, each read whole."""
     source: Language | None = None
     """Its language; the model's first unless given."""
-    pooling: Literal["mean", "none"] = "mean"
-    """"mean": one vector a text, the mean over its tokens scaled to length 1; "none": one vector a token."""
+    pooling: Literal["attention", "mean", "none"] | None = None
+    """"attention": one vector a text, of length 1, near to its translation's, from learned queries that attend to its
+    tokens; "mean": one vector a text, the mean over its tokens scaled to length 1; "none": one vector a token. Unless
+    given, "attention" where the model has it, else "mean"."""
 
 
 class EncodingBody(Strict):
@@ -114,7 +116,7 @@ class EncodingBody(Strict):
     tokens: list[str]
     """Pieces as the tokenizer writes them, special ones included."""
     vector: list[float] | None = None
-    """With "mean": ``[width]``."""
+    """With "attention" and "mean": ``[width]``."""
     vectors: list[list[float]] | None = None
     """With "none": ``[tokens, width]``."""
 
@@ -124,6 +126,8 @@ class EncodeResponse(Strict):
 
     model: str
     source: str
+    pooling: str
+    """How the vectors were made."""
     encodings: list[EncodingBody]
     """In the order of the request."""
 

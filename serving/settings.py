@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from export.bundle import DEFAULT, locate
+
 PREFIX = "DRAGOMAN_"
-SHIPPED = Path(__file__).parent.parent / "export" / "bundles" / "en-de-small"
 
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -24,8 +25,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    bundle: Path = SHIPPED
-    """The bundle to serve."""
+    bundle: Annotated[Path, BeforeValidator(locate)] = Field(DEFAULT, validate_default=True)
+    """The bundle to serve: the name of one that ships (en-de-base, en-de-small), or a folder."""
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000

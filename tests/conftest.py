@@ -1,4 +1,4 @@
-"""What the tests share: the project's own sentences, a tiny random model, and the model that ships."""
+"""What the tests share: the project's own sentences, a tiny random model, and a model that ships."""
 
 import functools
 import os
@@ -12,17 +12,17 @@ import torch
 
 from export import verify
 from export.exporter import Precision, export
-from model import checkpoint
+from model import checkpoint, pooling
 from model.checkpoint import Checkpoint, CheckpointConfig
 from model.config import ModelConfig
+from model.pooling import AttentionPooling
 from model.tokenizer import END, Tokenizer
 from model.transformer import Transformer
 from tests.service import free_port, running
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ROOT / "loadtest" / "sentences.txt"
-PRETRAINED = ROOT / "model" / "pretrained"
-SHIPPED = ROOT / "export" / "bundles" / "en-de-small"
+SMALL, BASE = "en-de-small", "en-de-base"
 
 # On cores that others use too, torch with two threads waits for itself and is many times slower; so it would in the
 # processes that tests start.
@@ -74,6 +74,7 @@ def tiny_checkpoint(
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     config = CheckpointConfig(name="tiny", pairs=(("en", "de"),), model=tiny_config)
     checkpoint.save(folder, config, dict(Transformer(tiny_config).named_parameters()), tiny_tokenizer)
+    pooling.save(folder / checkpoint.POOLING, AttentionPooling(tiny_config.width, queries=3, narrow=8))
     return folder
 
 
@@ -108,6 +109,7 @@ def lively_checkpoint(
     checkpoint.save(
         folder, CheckpointConfig(name="lively", pairs=(("en", "de"),), model=model), weights, tiny_tokenizer
     )
+    pooling.save(folder / checkpoint.POOLING, AttentionPooling(model.width, queries=3, narrow=8))
     return folder
 
 
@@ -127,28 +129,18 @@ def lively_bundle(tmp_path_factory: pytest.TempPathFactory, lively_checkpoint: P
 
 
 @pytest.fixture(scope="session")
-def shipped() -> Checkpoint:
-    """The checkpoint that ships."""
-    return checkpoint.load(PRETRAINED)
+def small() -> Checkpoint:
+    """The small checkpoint that ships."""
+    return checkpoint.load(checkpoint.locate(SMALL))
 
 
 @pytest.fixture(scope="session")
-def converted(tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint) -> Path:
-    """The shipped checkpoint as CTranslate2 reads it."""
+def converted(tmp_path_factory: pytest.TempPathFactory, small: Checkpoint) -> Path:
+    """The small checkpoint as CTranslate2 reads it."""
     from serving.bench.peer import convert  # only now: not everybody has CTranslate2
 
-    folder = tmp_path_factory.mktemp("peer") / "shipped"
-    convert(shipped.model, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def shipped_fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped checkpoint exported in fp32."""
-    folder = tmp_path_factory.mktemp("bundle") / "shipped"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "BATCH_SIZES", (7,))  # As above: every token it writes is compared afterwards.
-        export(PRETRAINED, folder, "fp32")
+    folder = tmp_path_factory.mktemp("peer") / SMALL
+    convert(small.model, folder)
     return folder
 
 
@@ -163,8 +155,8 @@ def without_torch(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def service(without_torch: str) -> Iterator[str]:
-    """The address of a real service with the shipped bundle, which does without torch."""
+    """The address of a real service with the small bundle that ships, which does without torch."""
     port = free_port()
-    command = [sys.executable, "-m", "serving.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "serving.cli", "serve", "--bundle", SMALL, "--port", str(port)]
     with running(command, port, PYTHONPATH=without_torch):
         yield f"http://127.0.0.1:{port}"

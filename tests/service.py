@@ -1,17 +1,19 @@
-"""Starting the real service and speaking HTTP to it, for tests."""
+"""Starting the real service and speaking HTTP to it, and running the command, for tests."""
 
 import json
 import re
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from loadtest.servers import StartFailed, clean_environment, free_port, wait_until_ready
 
-__all__ = ["Answer", "fetch", "free_port", "running"]
+__all__ = ["Answer", "dragoman", "fetch", "free_port", "running"]
 
 
 @contextmanager
@@ -56,3 +58,11 @@ def fetch(url: str, content: bytes | None = None, method: str | None = None) -> 
             return Answer(answer.status, answer.headers, answer.read())
     except urllib.error.HTTPError as error:
         return Answer(error.code, error.headers, error.read())
+
+
+def dragoman(*arguments: str | Path, given: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "serving.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, input=given, capture_output=True, env=clean_environment(**environment), timeout=300, check=False
+    )

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from loadtest.payloads import BULK, BULK_TEXTS, INTERACTIVE
 from loadtest.request import Request
 
-BASE, SHIPPED = "base", "shipped"
+PAPER, SMALL = "paper", "en-de-small"
+"""The paper's shape with random weights, and the small model that ships."""
 DESCRIPTION = "model.json"
 
 
@@ -19,7 +20,7 @@ class Line(NamedTuple):
 
     text: str
     tokens: int
-    """Target tokens of the shipped model's translation, the end token included."""
+    """Target tokens of the small model's translation, the end token included."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from export.bundle import Manifest
 from export.exporter import export
-from loadtest.compare.models import BASE, DESCRIPTION
+from loadtest.compare.models import DESCRIPTION, PAPER, SMALL
 from loadtest.payloads import read_sentences
 from model import checkpoint
 from model.checkpoint import Checkpoint, CheckpointConfig
@@ -23,59 +23,58 @@ from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.translate import search
 from serving.bench.peer import convert
-from serving.bench.subjects import PRETRAINED
 
 VOCABULARY = 32_000
-"""Of the base shape."""
+"""Of the paper's shape."""
 MOST_TOKENS = 64
 """Of a translation: one in a hundred in real documentation is longer. Were more of them so long, p99 would say how long
 the longest takes alone."""
 
 
 def prepare(name: str, folder: Path, texts: Sequence[str]) -> None:
-    """Write the model ``name`` ("base" or "shipped") into the empty ``folder``; minutes for the base shape.
+    """Write the model ``name`` ("paper" or "en-de-small") into the empty ``folder``; minutes for the paper's shape.
 
     Raises CheckpointError, ParityError, OSError.
     """
-    shipped = checkpoint.load(PRETRAINED)
-    if name == BASE:
-        _write_base(shipped, folder / "checkpoint")
-    source = folder / "checkpoint" if name == BASE else PRETRAINED
+    small = checkpoint.load(checkpoint.locate(SMALL))
+    if name == PAPER:
+        _write_paper(small, folder / "checkpoint")
+    source = folder / "checkpoint" if name == PAPER else checkpoint.locate(name)
     manifest: Manifest = export(source, folder / "bundle", "int8")
     convert(checkpoint.load(source).model, folder / "ctranslate2")
     description = {
         "name": name,
         "language": manifest.languages[manifest.pairs[0][1]],
-        "fixed": name == BASE,
-        "lines": _lines(shipped, texts),
+        "fixed": name == PAPER,
+        "lines": _lines(small, texts),
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
 
 
-def _write_base(shipped: Checkpoint, folder: Path) -> None:
-    """A checkpoint of the paper's base shape with random weights; texts become the shipped tokenizer's ids."""
-    pieces = sentencepiece_model.ModelProto.FromString(shipped.tokenizer.serialized)
-    # Random weights write any token: those the shipped vocabulary lacks get a spelling, and a score that no text earns.
+def _write_paper(small: Checkpoint, folder: Path) -> None:
+    """A checkpoint of the paper's shape with random weights; texts become the small model's tokenizer's ids."""
+    pieces = sentencepiece_model.ModelProto.FromString(small.tokenizer.serialized)
+    # Random weights write any token: those its vocabulary lacks get a spelling, and a score that no text earns.
     lowest = min(piece.score for piece in pieces.pieces)
     for number in range(len(pieces.pieces), VOCABULARY):
         pieces.pieces.add(piece=f"▁w{number}", score=lowest - number)
     pieces.trainer_spec.vocab_size = VOCABULARY
     torch.manual_seed(0)
     model = ModelConfig(vocabulary=VOCABULARY, dropout=0.0)
-    config = CheckpointConfig(name="base", pairs=shipped.config.pairs, model=model)
+    config = CheckpointConfig(name=PAPER, pairs=small.config.pairs, model=model)
     weights = dict(Transformer(model).named_parameters())
     checkpoint.save(folder, config, weights, Tokenizer(pieces.SerializeToString()))
 
 
-def _lines(shipped: Checkpoint, texts: Sequence[str]) -> list[tuple[str, int]]:
-    """Those of ``texts`` that are one sentence the shipped model can read, with the tokens of its translation.
+def _lines(small: Checkpoint, texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Those of ``texts`` that are one sentence the small model can read, with the tokens of its translation.
 
     Without those of more than `MOST_TOKENS`.
     """
     wanted = [text for text in texts if len(split(text)) == 1]
-    sources = [(text, shipped.tokenizer.source(text, shipped.config.pairs[0][1])) for text in wanted]
-    readable = [(text, ids) for text, ids in sources if len(ids) <= shipped.model.config.max_positions]
-    found = {index: len(each.tokens) for index, each in search(shipped.model, [ids for _, ids in readable])}
+    sources = [(text, small.tokenizer.source(text, small.config.pairs[0][1])) for text in wanted]
+    readable = [(text, ids) for text, ids in sources if len(ids) <= small.model.config.max_positions]
+    found = {index: len(each.tokens) for index, each in search(small.model, [ids for _, ids in readable])}
     return [(text, found[index]) for index, (text, _) in enumerate(readable) if found[index] <= MOST_TOKENS]
 
 

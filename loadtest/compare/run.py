@@ -23,18 +23,17 @@ from typing import Any
 
 from rich.console import Console
 
-from export.bundle import MANIFEST
+from export.bundle import MANIFEST, locate
 from loadtest.arrivals import arrivals
 from loadtest.compare.climb import following, highest
 from loadtest.compare.contestants import Setting, cores, ours, peer, sweep
 from loadtest.compare.measure import beside_bulk, measure, one_by_one
-from loadtest.compare.models import BASE, DESCRIPTION, SHIPPED, Model
+from loadtest.compare.models import DESCRIPTION, PAPER, SMALL, Model
 from loadtest.compare.point import Point
 from loadtest.compare.report import JSON, LIMITS, PLOT, overview, point, show, write
 from loadtest.payloads import SENTENCES
 from loadtest.request import Request
 from loadtest.servers import Server, StartFailed, clean_environment, end_on_sigterm
-from serving.settings import SHIPPED as SHIPPED_BUNDLE
 
 console = Console(stderr=True, highlight=False)
 FIRST_SHARE = 0.5
@@ -65,7 +64,7 @@ class Scenario:
         return f"{self.model}, {'greedy' if self.beam_size == 1 else f'beam {self.beam_size}'}"
 
 
-SCENARIOS = (Scenario(BASE, 1), Scenario(BASE, 4), Scenario(SHIPPED, 1))
+SCENARIOS = (Scenario(PAPER, 1), Scenario(PAPER, 4), Scenario(SMALL, 1))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -239,7 +238,7 @@ def _following(curve: Sequence[Point], alone: Point, first: float) -> float | No
 
 def place_of(name: str, folder: Path, data: Path) -> Path:
     """Where the model ``name`` stands: another for other sentences, and for another version of what ships."""
-    digest = hashlib.sha256(data.read_bytes() + (SHIPPED_BUNDLE / MANIFEST).read_bytes())
+    digest = hashlib.sha256(data.read_bytes() + (locate(SMALL) / MANIFEST).read_bytes())
     return folder / f"{name}-{digest.hexdigest()[:12]}"
 
 

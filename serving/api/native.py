@@ -78,18 +78,19 @@ def build(pipeline: Pipeline) -> FastAPI:
         begin = time.perf_counter()
         body = await http.read(request, EncodeRequest, limit)
         source, target = pipeline.pair(body.source, None)
-        pooled = body.pooling == "mean"
-        work = pipeline.encode(body.text, source, target, pooled)
+        pooling = pipeline.pooling(body.pooling)
+        work = pipeline.encode(body.text, source, target, pooling)
         pieces, vectors, stages = await http.while_connected(request, work)
 
         def written() -> Response:
             encodings = [
-                EncodingBody(tokens=tokens, vector=each[0].tolist())
-                if pooled
-                else EncodingBody(tokens=tokens, vectors=each.tolist())
+                EncodingBody(tokens=tokens, vectors=each.tolist())
+                if pooling == "none"
+                else EncodingBody(tokens=tokens, vector=each[0].tolist())
                 for tokens, each in zip(pieces, vectors, strict=True)
             ]
-            return http.answer(EncodeResponse(model=name, source=source, encodings=encodings), stages, begin)
+            answer = EncodeResponse(model=name, source=source, pooling=pooling, encodings=encodings)
+            return http.answer(answer, stages, begin)
 
         return await unless_short(sum(each.size for each in vectors), written)
 

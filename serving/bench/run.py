@@ -12,12 +12,13 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from model.checkpoint import CheckpointError
+from export.bundle import DEFAULT
+from model.checkpoint import CheckpointError, locate, shipped
 from serving.bench import report
 from serving.bench.booth import BoothError
 from serving.bench.machine import Machine, describe
 from serving.bench.rounds import Cell, Entrant, Plan, Result, Skipped, measure
-from serving.bench.subjects import BASE, FIXED_TOKENS, SHIPPED, prepare
+from serving.bench.subjects import FIXED_TOKENS, PAPER, prepare
 
 console = Console(stderr=True, highlight=False)
 LEAST_SENTENCES = 32
@@ -33,13 +34,13 @@ ENTRANTS = tuple(
     for precision in precisions
 )
 BEAMS = {"greedy": 1, "beam": 4}
-FULL = {"models": f"{SHIPPED},{BASE}", "rows": "1,8,32,64", "threads": "1,2", "search": "greedy,beam", "repeats": "3"}
-QUICK = {"models": SHIPPED, "rows": "1,4", "threads": "1", "search": "greedy", "repeats": "1"}
+FULL = {"models": f"{DEFAULT},{PAPER}", "rows": "1,8,32,64", "threads": "1,2", "search": "greedy,beam", "repeats": "3"}
+QUICK = {"models": "en-de-small", "rows": "1,4", "threads": "1", "search": "greedy", "repeats": "1"}
 EPILOG = f"""\
 Tokens a second are the target tokens an engine wrote, end tokens included, by the time it took. Latency is the time
 from handing over a batch of so many rows until its last sentence is done. Engines take turns, round after round;
 figures are medians over the rounds, ratios medians of each round's ratio. A trained model translates lines of --data,
-the same ones whatever the number of rows; "{BASE}" is the paper's base shape with random weights and a vocabulary of
+the same ones whatever the number of rows; "{PAPER}" is the paper's shape with random weights and a vocabulary of
 32,000, {FIXED_TOKENS} tokens in and exactly {FIXED_TOKENS} out. With several threads CTranslate2 is measured twice, all
 of them on one batch and the batch cut in as many parts, and reported with the better. PyTorch is the model of model/,
 greedy, which reads the whole target again at every step. Whatever else the machine does meanwhile is measured too.
@@ -111,7 +112,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     engines = ",".join(dict.fromkeys(entrant.engine for entrant in ENTRANTS))
     for name, read, said in (
-        ("models", _models, f"{SHIPPED}, {BASE} or a checkpoint's folder"),
+        ("models", _models, f"{', '.join([*shipped(), PAPER])} or a checkpoint's folder"),
         ("rows", _list(_count), "sentences in a batch"),
         ("threads", _list(_count), "threads an engine computes with"),
         ("search", _list(_search), "greedy, or a beam of 4"),
@@ -152,8 +153,9 @@ def _search(text: str) -> str:
 
 def _models(text: str) -> list[str]:
     for name in (names := list(dict.fromkeys(text.split(",")))):
-        if name not in (SHIPPED, BASE) and not Path(name).is_dir():
-            raise argparse.ArgumentTypeError(f"{name!r} is neither {SHIPPED} nor {BASE} nor a checkpoint's folder")
+        if name != PAPER and not locate(name).is_dir():
+            known = ", ".join([*shipped(), PAPER])
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {known}, and no checkpoint's folder")
     return names
 
 

@@ -20,10 +20,10 @@ from model.translate import search
 from serving.bench.contestants import CHECKPOINT, PEER
 from serving.decoding import Decoding
 
-SHIPPED, BASE = "shipped", "base"
-PRETRAINED = Path(checkpoint.__file__).parent / "pretrained"
+PAPER = "paper"
+"""The paper's shape, with random weights."""
 FIXED_TOKENS = 24
-"""Source tokens and target tokens of a sentence for the base shape, whose random weights end nothing on their own."""
+"""Source and target tokens of a sentence for the paper's shape, whose random weights end nothing on their own."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Subject:
 
 
 def prepare(name: str, folder: Path, engines: Collection[str], data: Path, sentences: int) -> Subject:
-    """Write the model ``name`` ("shipped", "base" or a checkpoint's folder) into ``folder`` for ``engines``.
+    """Write the model ``name`` ("paper", a checkpoint that ships, or a folder) into ``folder`` for ``engines``.
 
     ``data`` is where the sentences of a trained model come from. Raises CheckpointError, OSError, ValueError.
     """
     folder.mkdir(parents=True)
-    if name == BASE:
+    if name == PAPER:
         torch.manual_seed(0)
         model = Transformer(ModelConfig(vocabulary=32_000, dropout=0.0)).eval()
         random = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def prepare(name: str, folder: Path, engines: Collection[str], data: Path, sente
         subject = Subject(name, folder, model.config, sources, FIXED_TOKENS)
         pairs = [(source, source) for source in sources[:8]]
     else:
-        loaded = checkpoint.load(PRETRAINED if name == SHIPPED else Path(name))
+        loaded = checkpoint.load(checkpoint.locate(name))
         model = loaded.model
         subject = Subject(name, folder, model.config, _sentences(loaded, data, sentences))
         pairs = calibration(loaded) if "dragoman" in engines else []

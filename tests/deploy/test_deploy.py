@@ -13,6 +13,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from export.bundle import BUNDLES, file_names, read_manifest
 from serving.deployment import application
 from serving.settings import Settings
 from tests.conftest import ROOT
@@ -115,6 +116,10 @@ def test_a_wheel_carries_what_serving_needs(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"export/bundles/en-de-small/manifest.json", "export/bundles/en-de-small/weights.bin"} <= names
+    for bundle in BUNDLES.iterdir():
+        files = file_names(read_manifest(bundle).graphs)
+        assert {f"export/bundles/{bundle.name}/{name}" for name in ("manifest.json", *files)} <= names
     assert {"loadtest/sentences.txt", "export/sentences.txt", "serving/api/native.py"} <= names
+    assert {"serving/commands/serve.py", "model/pretrained/en-de-base/DATA.md"} <= names
+    assert not any(name.endswith(".safetensors") for name in names)
     assert not any(name.startswith("tests/") for name in names)

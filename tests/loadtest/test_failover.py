@@ -70,6 +70,7 @@ def test_it_does_not_begin_with_fewer_and_says_what_could_not_be_done() -> None:
     assert watched([(0, 2), (0.1, 1), (0.2, 2)], "fail") == "nobody to kill"
 
 
+@pytest.mark.slow
 def test_a_replica_that_dies_costs_a_few_requests_and_another_takes_its_place(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving.cli", "loadtest", "--failover", "--scenarios", "death", "--rate", "8"]
     command += ["--seconds", "9", "--port", str(free_port()), "--output", str(tmp_path / "new" / "failover")]

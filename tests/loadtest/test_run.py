@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from loadtest.arrivals import arrivals
+from tests.conftest import BASE, SMALL
 from tests.loadtest.stub import Stub, served
+from tests.service import free_port
 
 
 def loadtest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -30,6 +32,18 @@ def test_loads_a_service_and_reports(service: str, tmp_path: Path) -> None:
     assert 0 < figures["elsewhere_ms"] < figures["p99_ms"]
     assert "<html" in (tmp_path / "report.html").read_text()
     assert "/v1/translate" in done.stderr
+
+
+@pytest.mark.parametrize("bundle", [[], pytest.param(["--bundle", SMALL], marks=pytest.mark.slow)])
+def test_starts_the_default_or_another_and_says_what_that_took(tmp_path: Path, bundle: list[str]) -> None:
+    done = loadtest(tmp_path, *bundle, "--port", str(free_port()), "--users", "2", "--seconds", "2")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["requests"] > 0
+    assert figures["model"] == (bundle[1] if bundle else BASE)
+    assert 1 < figures["first_translation_seconds"] < 120
+    assert 200 < figures["memory_mib"] < 4000
+    assert f"first translation {figures['first_translation_seconds']} s after the start" in done.stderr
 
 
 def test_arrivals_wait_for_nobody_and_bulk_jobs_go_on_beside_them(service: str, tmp_path: Path) -> None:
@@ -53,6 +67,7 @@ def test_arrivals_wait_for_nobody_and_bulk_jobs_go_on_beside_them(service: str, 
         (["--shape", "ramp"], "--shape and --bulk go with --rate"),
         (["--rate", "0"], "--rate is to be more than 0"),
         (["--shape", "sawtooth", "--rate", "1"], "invalid choice: 'sawtooth'"),
+        (["--url", "http://127.0.0.1:1", "--bundle", SMALL], "--bundle is for a service that is started here"),
         (["--compare", "--scenarios", "huge"], "invalid choice: 'huge'"),
     ],
 )

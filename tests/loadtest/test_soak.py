@@ -68,6 +68,7 @@ def soaked(
     return result, memory
 
 
+@pytest.mark.slow
 def test_the_service_answers_all_kinds_of_requests_as_it_should_and_forgets_them(tmp_path: Path) -> None:
     """Whether it grows cannot be told in seconds."""
     command = [sys.executable, "-m", "serving.cli", "loadtest", "--soak", "--seconds", "5", "--users", "12"]

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model import checkpoint
+from model import checkpoint, pooling
 from model.checkpoint import CheckpointConfig, CheckpointError
 from model.config import ModelConfig
+from model.pooling import AttentionPooling
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
@@ -51,6 +52,33 @@ def test_a_tensor_of_two_names_is_written_once_under_the_first(tmp_path: Path) -
 @pytest.fixture
 def folder(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+
+
+def test_a_pooling_is_loaded_where_there_is_one_and_goes_with_the_weights_it_was_fitted_to(folder: Path) -> None:
+    loaded = checkpoint.load(folder)
+    assert loaded.pooling
+    checkpoint.save(folder, loaded.config, dict(loaded.model.named_parameters()), loaded.tokenizer)
+    assert checkpoint.load(folder).pooling is None
+
+
+def test_a_pooling_that_does_not_fit_is_one_of_the_faults(folder: Path) -> None:
+    pooling.save(folder / checkpoint.POOLING, AttentionPooling(48, queries=2, narrow=4))
+    (folder / checkpoint.TOKENIZER).unlink()
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(folder)
+    assert error.value.faults[0] == "tokenizer.model is missing"
+    assert error.value.faults[1].startswith("pooling.safetensors: Error(s) in loading state_dict")
+
+
+def test_checkpoints_that_ship_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checkpoint.shipped() == ["en-de-base", "en-de-small"]
+    for name in checkpoint.shipped():
+        assert checkpoint.load(checkpoint.locate(name)).config.name == name
+    assert checkpoint.locate("./en-de-base") == checkpoint.locate(Path("en-de-base")) == Path("en-de-base")
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(CheckpointError, match="an installed package leaves the weights of checkpoints out"):
+        checkpoint.load(tmp_path / "bare")
 
 
 def change_config(folder: Path, **changes: Any) -> None:
@@ -155,6 +183,7 @@ def test_all_damage_is_listed_at_once(folder: Path, names: list[str]) -> None:
 
 def test_weights_of_another_model_are_all_named(folder: Path) -> None:
     change_shape(folder, width=16, decoder_layers=1)
+    (folder / checkpoint.POOLING).unlink()
     with pytest.raises(CheckpointError) as raised:
         checkpoint.load(folder)
     names = load_file(folder / checkpoint.WEIGHTS)

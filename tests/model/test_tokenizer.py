@@ -98,9 +98,9 @@ def test_every_sentence_is_the_same_source_alone_and_among_all(tiny_tokenizer: T
 @pytest.mark.parametrize("trained_here", [True, False])
 @given(st.data())
 def test_no_text_has_fewer_tokens_than_the_least(
-    tiny_tokenizer: Tokenizer, shipped: Checkpoint, trained_here: bool, data: st.DataObject
+    tiny_tokenizer: Tokenizer, small: Checkpoint, trained_here: bool, data: st.DataObject
 ) -> None:
-    tokenizer = tiny_tokenizer if trained_here else shipped.tokenizer
+    tokenizer = tiny_tokenizer if trained_here else small.tokenizer
     # Few kinds of characters in a text, and many of each: what one takes more tokens for than expected hides the others.
     part = st.sampled_from([*ODD, *sorted(tokenizer, key=len)[-9:]]) | st.lists(st.sampled_from(ODD)).map("".join)
     rows = data.draw(st.lists(st.tuples(part, st.integers(1, 60)), max_size=2))

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from model import checkpoint
 from model.config import ModelConfig
+from model.fit_pooling import PoolingSettings
 from model.optimizer import Muon
 from model.pairs import read_pairs
 from model.train import STATE, Run, TrainSettings, average
-from tests.conftest import PRETRAINED
+from tests.conftest import SMALL
 
 MODEL = ModelConfig(
     vocabulary=400,
@@ -479,15 +480,22 @@ def test_the_first_direction_is_learnt_unless_others_are_named() -> None:
     assert TrainSettings(pairs=(("de", "en"),)).pairs == (("de", "en"),)
 
 
-@pytest.mark.parametrize("recipe", sorted(PRETRAINED.glob("recipe*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", sorted(checkpoint.PRETRAINED.glob("*/recipe*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_recipes_are_valid(recipe: Path) -> None:
     TrainSettings.model_validate_json(recipe.read_bytes())
 
 
-def test_the_recipe_of_the_shipped_checkpoint_fits_it() -> None:
-    settings = TrainSettings.model_validate_json((PRETRAINED / "recipe.json").read_bytes())
-    shipped = checkpoint.load(PRETRAINED).config
-    assert (settings.name, settings.pairs, settings.model) == (shipped.name, shipped.pairs, shipped.model)
+@pytest.mark.parametrize("name", checkpoint.shipped())
+def test_settings_of_poolings_are_valid(name: str) -> None:
+    PoolingSettings.model_validate_json((checkpoint.locate(name) / "pooling.json").read_bytes())
+
+
+def test_the_recipe_of_the_small_checkpoint_fits_it() -> None:
+    settings = TrainSettings.model_validate_json((checkpoint.locate(SMALL) / "recipe.json").read_bytes())
+    small = checkpoint.load(checkpoint.locate(SMALL)).config
+    assert (settings.name, settings.pairs, settings.model) == (small.name, small.pairs, small.model)
 
 
 @pytest.mark.parametrize(

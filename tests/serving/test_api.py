@@ -135,8 +135,10 @@ def test_unusual_text_is_text(service: str, text: str) -> None:
     assert post(service, "/v1/translate", {"text": text}).status == 200
 
 
-def test_encodes_one_vector_a_text_of_length_one(service: str) -> None:
-    answer = post(service, "/v1/encode", {"text": [TEXT, "Hello."]})
+@pytest.mark.parametrize("pooling", [{}, {"pooling": "attention"}, {"pooling": "mean"}])
+def test_encodes_one_vector_a_text_of_length_one(service: str, pooling: dict[str, str]) -> None:
+    answer = post(service, "/v1/encode", {"text": [TEXT, "Hello."]} | pooling)
+    assert answer.json["pooling"] == pooling.get("pooling", "attention")
     for encoding in answer.json["encodings"]:
         assert sum(value * value for value in encoding["vector"]) == pytest.approx(1, abs=1e-4)
         assert "vectors" not in encoding

@@ -226,7 +226,20 @@ def test_vectors_are_those_pytorch_computes(engine: Engine, sources: list[list[i
     for source, each in zip(sources, found, strict=True):
         with torch.inference_mode():
             memory = model.encode(torch.tensor([source]), torch.tensor([len(source)])).memory[0]
-        np.testing.assert_allclose(each.memory, memory, atol=1e-4)
+        np.testing.assert_allclose(each.vectors, memory, atol=1e-4)
+
+
+def test_pooled_vectors_are_those_pytorch_computes(
+    engine: Engine, sources: list[list[int]], model: Transformer, lively_checkpoint: Path
+) -> None:
+    pooling = checkpoint.load(lively_checkpoint).pooling
+    assert pooling
+    found = run(engine, [encoding(source, soon(), pooled=True) for source in sources])
+    for source, each in zip(sources, found, strict=True):
+        lengths = torch.tensor([len(source)])
+        with torch.inference_mode():
+            expected = pooling(model.encode(torch.tensor([source]), lengths).memory, lengths).vectors
+        np.testing.assert_allclose(each.vectors, expected, atol=1e-4)
 
 
 def test_a_limit_ends_a_translation_and_says_so(engine: Engine, sources: list[list[int]]) -> None:

@@ -10,23 +10,26 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from export.bundle import locate
 from export.exporter import Precision
 from model.tokenizer import END, Tokenizer
 from serving.decoding import Decoding
 from serving.engine import Engine
 from serving.job import Job, Translated, encoding, translation
-from tests.conftest import SHIPPED
+from tests.conftest import BASE, SMALL
 from tests.serving.engines import engine_of, mixed, soon
 
 
 class Request(NamedTuple):
     source: list[int]
     decoding: Decoding | None
-    """None asks for vectors."""
+    """None asks for vectors: of a source of even length for all, of others for the pooled one."""
 
     def job(self) -> Job:
         deadline = soon() + 480
-        return translation(self.source, self.decoding, deadline) if self.decoding else encoding(self.source, deadline)
+        if self.decoding:
+            return translation(self.source, self.decoding, deadline)
+        return encoding(self.source, deadline, pooled=len(self.source) % 2 == 1)
 
 
 def requests(sources: Sequence[list[int]], count: int, longest_source: int, longest_target: int) -> list[Request]:
@@ -60,7 +63,7 @@ def outcome(job: Job) -> Any:
     result = job.future.result(timeout=600)
     if isinstance(result, Translated):
         return [(each.tokens, each.log_probabilities, each.finish_reason) for each in result.hypotheses]
-    return result.memory.shape, result.memory.tobytes()
+    return result.vectors.shape, result.vectors.tobytes()
 
 
 def alone(engine: Engine, asked: Sequence[Request]) -> list[Any]:
@@ -140,14 +143,15 @@ def test_the_thousand_are_worth_the_name(thousand: list[Request]) -> None:
         assert sum(bool(decoding.min_tokens) for decoding in each) > 50
 
 
-def test_the_shipped_models_results_are_bit_identical_in_any_company(sentences: list[str]) -> None:
-    tokenizer = Tokenizer.load(SHIPPED / "tokenizer.model")
+@pytest.mark.parametrize("name", [SMALL, pytest.param(BASE, marks=pytest.mark.slow)])
+def test_a_shipped_models_results_are_bit_identical_in_any_company(sentences: list[str], name: str) -> None:
+    tokenizer = Tokenizer.load(locate(name) / "tokenizer.model")
     languages = itertools.cycle(["de", "en"])
     sources = [tokenizer.source(sentence, language) for sentence, language in zip(sentences, languages, strict=False)]
     asked = requests(sources, 300, longest_source=256, longest_target=12)
     asked = random.Random(4).sample(asked, 200)
-    with running(SHIPPED, threads=2, rows=32, encode_tokens=1024) as engine:
+    with running(locate(name), threads=2, rows=32, encode_tokens=1024) as engine:
         crowded = together(engine, asked, seed=1)
-    with running(SHIPPED, threads=1, rows=9, encode_tokens=300) as engine:
+    with running(locate(name), threads=1, rows=9, encode_tokens=300) as engine:
         same(together(engine, asked, seed=2), crowded, asked)
         same(alone(engine, asked[::4]), crowded[::4], asked[::4])

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import shutil
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from export import verify
+from export.exporter import export
 from model import checkpoint
 from model.search import beam, sample
 from model.translate import translate
@@ -55,14 +58,39 @@ def test_a_text_of_several_sentences_sums_their_scores(pipeline: Pipeline) -> No
     asyncio.run(run())
 
 
-def test_vectors_are_those_of_the_reference(pipeline: Pipeline, tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "attention", None])
+def test_vectors_are_those_of_the_reference(pipeline: Pipeline, tiny_checkpoint: Path, pooling: str | None) -> None:
+    """Unless one is asked for, they are pooled by attention, which this model has."""
     loaded = checkpoint.load(tiny_checkpoint)
-    _, vectors, _ = asyncio.run(pipeline.encode(["Hello there.", "No."], "en", "de", pooled=True))
+    assert loaded.pooling
+    _, vectors, _ = asyncio.run(pipeline.encode(["Hello there.", "No."], "en", "de", pooling))
     for text, [vector] in zip(["Hello there.", "No."], vectors, strict=True):
         ids = loaded.tokenizer.source(text, "de")
+        source, lengths = torch.tensor([ids]), torch.tensor([len(ids)])
         with torch.inference_mode():
-            [expected] = loaded.model.sentence_vectors(torch.tensor([ids]), torch.tensor([len(ids)]))
+            if pooling == "mean":
+                [expected] = loaded.model.sentence_vectors(source, lengths)
+            else:
+                [expected] = loaded.pooling(loaded.model.encode(source, lengths).memory, lengths).vectors
         np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_a_model_without_a_pooling_of_its_own_gives_the_mean(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / checkpoint.POOLING).unlink()
+    monkeypatch.setattr(verify, "BATCH_SIZES", (2,))
+    export(tmp_path / "checkpoint", tmp_path / "bundle", "fp32")
+    pipeline = Pipeline(Settings(bundle=tmp_path / "bundle", cpus=1))
+    try:
+        _, given, _ = asyncio.run(pipeline.encode(["Hello there."], "en", "de"))
+        _, mean, _ = asyncio.run(pipeline.encode(["Hello there."], "en", "de", "mean"))
+        assert np.array_equal(given[0], mean[0])
+        with pytest.raises(Invalid, match="pooling: 'attention' is none of this model's: mean, none"):
+            asyncio.run(pipeline.encode(["Hello there."], "en", "de", "attention"))
+    finally:
+        pipeline.close()
 
 
 def test_limits_name_the_text_that_breaks_them(pipeline: Pipeline) -> None:

@@ -97,6 +97,7 @@ def said_at_the_end(process: "subprocess.Popen[str]", stop: signal.Signals) -> l
     return said
 
 
+@pytest.mark.slow
 def test_a_replica_that_dies_costs_its_connections_only_and_a_stop_costs_nothing(tiny_bundle: Path) -> None:
     port = free_port()
     with running(command(port, tiny_bundle, "--replicas", "2", "--queue-tokens", "1000000"), port) as process:
@@ -128,6 +129,7 @@ def test_a_replica_that_dies_costs_its_connections_only_and_a_stop_costs_nothing
         translate(port)
 
 
+@pytest.mark.slow
 def test_replicas_come_with_the_load_and_go_after_it(tiny_bundle: Path) -> None:
     port = free_port()
     scale = {

@@ -3,13 +3,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from export.bundle import BundleError, read_manifest, shipped
 from serving.settings import Settings
 
 
-def test_defaults_serve_the_shipped_bundle_on_this_machine_only() -> None:
+def test_defaults_serve_base_on_this_machine_only() -> None:
     settings = Settings()
     assert settings.host == "127.0.0.1"
-    assert settings.bundle.is_dir()
+    assert read_manifest(settings.bundle).name == "en-de-base"
     assert settings.device == "cpu"
     assert settings.cpus >= 1
 
@@ -20,6 +21,20 @@ def test_arguments_come_before_the_environment_and_that_before_defaults(monkeypa
     assert Settings().rows == 7
     assert Settings(rows=9).rows == 9
     assert Settings().bundle == Path("/some/where")
+
+
+def test_a_bundle_goes_by_its_path_or_if_it_ships_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped() == ["en-de-base", "en-de-small"]
+    for name in shipped():
+        monkeypatch.setenv("DRAGOMAN_BUNDLE", name)
+        assert read_manifest(Settings().bundle).name == name
+    for path in ("mine", "./en-de-small"):
+        monkeypatch.setenv("DRAGOMAN_BUNDLE", path)
+        assert Settings().bundle == Path(path)
+    assert Settings(bundle=Path("en-de-small")).bundle == Path("en-de-small")
+    with pytest.raises(BundleError, match=r"no such folder\. These ship and go by name: en-de-base, en-de-small"):
+        read_manifest(Path("mine"))
 
 
 def test_unknown_names_are_refused_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.bundle import locate
 from model.sentences import split
 from model.tokenizer import END, Tokenizer
 from serving.streaming import Delta, Detokenizer, Feed, TextStream
-from tests.conftest import PRETRAINED
+from tests.conftest import SMALL
 
-tokenizer = Tokenizer.load(PRETRAINED / "tokenizer.model")
+tokenizer = Tokenizer.load(locate(SMALL) / "tokenizer.model")
 BYTES = [number for number, piece in enumerate(tokenizer) if piece.startswith("<0x")]
 
 tokens = st.one_of(

@@ -1,4 +1,4 @@
-"""The comparison from end to end on the shipped model, made as short as it can be."""
+"""The comparison from end to end on the small model, made as short as it can be."""
 
 import importlib.util
 import json
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from export.bundle import locate
 from model.checkpoint import Checkpoint
-from tests.conftest import SHIPPED
+from tests.conftest import SMALL
 from tests.loadtest.stub import PATCHED, program
 
 FOLLOWING = f"""{PATCHED}
@@ -80,21 +81,21 @@ PLACE = f"""{PATCHED}
 import pathlib, sys
 from loadtest.compare.run import place_of
 from loadtest.payloads import SENTENCES
-print(place_of("shipped", pathlib.Path(sys.argv[1]), SENTENCES))
+print(place_of("en-de-small", pathlib.Path(sys.argv[1]), SENTENCES))
 """
 
 
 @pytest.fixture
-def prepared(tmp_path: Path, converted: Path, shipped: Checkpoint, sentences: list[str]) -> Path:
-    """A folder for the comparison where the shipped model is ready; to prepare it takes minutes."""
+def prepared(tmp_path: Path, converted: Path, small: Checkpoint, sentences: list[str]) -> Path:
+    """A folder for the comparison where the small model is ready; to prepare it takes minutes."""
     done = program(PLACE, str(tmp_path / "models"))
     assert done.returncode == 0, done.stderr
     place = Path(done.stdout.strip())
-    shutil.copytree(SHIPPED, place / "bundle")
+    shutil.copytree(locate(SMALL), place / "bundle")
     shutil.copytree(converted, place / "ctranslate2")
     texts = [text for text in sentences if text.isascii() and 20 < len(text) < 60][:12]
-    lines = [(text, len(shipped.tokenizer.source(text, "de"))) for text in texts]
-    description = {"name": "shipped", "language": shipped.tokenizer.language_id("de"), "fixed": False, "lines": lines}
+    lines = [(text, len(small.tokenizer.source(text, "de"))) for text in texts]
+    description = {"name": SMALL, "language": small.tokenizer.language_id("de"), "fixed": False, "lines": lines}
     (place / "model.json").write_text(json.dumps(description))
     return tmp_path
 
@@ -103,9 +104,10 @@ def prepared(tmp_path: Path, converted: Path, shipped: Checkpoint, sentences: li
     importlib.util.find_spec("ctranslate2") is None,
     reason="ctranslate2 is not installed: pip install --editable '.[compare]'",
 )
+@pytest.mark.slow
 def test_both_services_are_measured_and_the_document_says_how_they_did(request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue("prepared")
-    done = program(DRIVER, "--seconds", "1", "--scenarios", "shipped, greedy", "--output", str(folder), timeout=240)
+    done = program(DRIVER, "--seconds", "1", "--scenarios", f"{SMALL}, greedy", "--output", str(folder), timeout=240)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     [line] = done.stdout.splitlines()
@@ -114,7 +116,7 @@ def test_both_services_are_measured_and_the_document_says_how_they_did(request: 
     ElementTree.fromstring((folder / "compare.svg").read_text())
     assert document["machine"]["cores"] == len(os.sched_getaffinity(0))
     [scenario] = document["scenarios"]
-    assert (scenario["scenario"], scenario["model"], scenario["beam_size"]) == ("shipped, greedy", "shipped", 1)
+    assert (scenario["scenario"], scenario["model"], scenario["beam_size"]) == (f"{SMALL}, greedy", SMALL, 1)
     assert scenario["offline_tokens_per_second"] > 10
     chosen, tried = scenario["peer_setting"], scenario["peer_sweep"]
     assert chosen["max_batch"] == 8

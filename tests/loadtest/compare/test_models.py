@@ -37,7 +37,7 @@ def test_requests_are_due_when_told_and_the_same_for_the_same_seed() -> None:
 
 
 def test_a_model_is_read_from_its_description(tmp_path: Path) -> None:
-    (tmp_path / DESCRIPTION).write_text(json.dumps({"name": "base", "language": 5, "fixed": True, "lines": LINES}))
+    (tmp_path / DESCRIPTION).write_text(json.dumps({"name": "paper", "language": 5, "fixed": True, "lines": LINES}))
     found = Model.load(tmp_path)
-    assert found == Model("base", tmp_path, 5, True, LINES)
+    assert found == Model("paper", tmp_path, 5, True, LINES)
     assert found.tokenizer == tmp_path / "bundle" / "tokenizer.model"

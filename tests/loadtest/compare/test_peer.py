@@ -17,9 +17,9 @@ import ctranslate2
 
 from loadtest.compare.peer import Batcher
 from loadtest.figures import figures
-from model.checkpoint import TOKENIZER, Checkpoint
+from model.checkpoint import TOKENIZER, Checkpoint, locate
 from model.tokenizer import END
-from tests.conftest import PRETRAINED
+from tests.conftest import SMALL
 from tests.service import free_port, running
 
 
@@ -29,23 +29,23 @@ def translator(converted: Path) -> ctranslate2.Translator:
 
 
 @pytest.fixture(scope="module")
-def peer(converted: Path, shipped: Checkpoint) -> Iterator[str]:
+def peer(converted: Path, small: Checkpoint) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "loadtest.compare.peer", "--port", str(port), "--max-batch", "8"]
     command += ["--processes", "2"]
-    command += ["--model", str(converted), "--tokenizer", str(PRETRAINED / TOKENIZER)]
-    command += ["--language", str(shipped.tokenizer.language_id("de"))]
+    command += ["--model", str(converted), "--tokenizer", str(locate(SMALL) / TOKENIZER)]
+    command += ["--language", str(small.tokenizer.language_id("de"))]
     with running(command, port):
         yield f"http://127.0.0.1:{port}"
 
 
-def pieces(shipped: Checkpoint, text: str) -> list[str]:
-    return [str(token) for token in shipped.tokenizer.source(text, "de")]
+def pieces(small: Checkpoint, text: str) -> list[str]:
+    return [str(token) for token in small.tokenizer.source(text, "de")]
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_it_answers_side_by_side_what_the_translator_says_alone(
-    peer: str, shipped: Checkpoint, translator: ctranslate2.Translator, sentences: list[str], beam_size: int
+    peer: str, small: Checkpoint, translator: ctranslate2.Translator, sentences: list[str], beam_size: int
 ) -> None:
     """In int8 the translator scales by row, so company does not change a sentence but where beams are close."""
     texts = [text for text in sentences if text.isascii()][:20]
@@ -60,9 +60,9 @@ def test_it_answers_side_by_side_what_the_translator_says_alone(
         found = list(pool.map(ask, texts))
     alone = []
     for text in texts:
-        read = pieces(shipped, text)
+        read = pieces(small, text)
         [result] = translator.translate_batch([read], beam_size=beam_size, max_decoding_length=2 * len(read) + 10)
-        alone.append(shipped.tokenizer.decode([int(piece) for piece in result.hypotheses[0]]))
+        alone.append(small.tokenizer.decode([int(piece) for piece in result.hypotheses[0]]))
     assert sum(one == other for one, other in zip(found, alone, strict=True)) >= 18
     counted = figures(peer, replicas=2)
     assert 0 < counted["batches_total"] < counted["sentences_total"]
@@ -70,13 +70,13 @@ def test_it_answers_side_by_side_what_the_translator_says_alone(
 
 
 def test_each_sentence_of_a_batch_has_the_length_it_asked_for(
-    translator: ctranslate2.Translator, shipped: Checkpoint
+    translator: ctranslate2.Translator, small: Checkpoint
 ) -> None:
     lengths = [3, 17, 9, 1, 30]
 
     async def run() -> list[list[int]]:
         batcher = Batcher(translator, 1, max_batch=8)
-        read = pieces(shipped, "The file could not be opened.")
+        read = pieces(small, "The file could not be opened.")
         found = await asyncio.gather(*(batcher.translate(read, 1, length) for length in lengths))
         assert batcher.batches == 1
         return found

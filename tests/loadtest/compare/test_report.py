@@ -36,9 +36,9 @@ def test_a_point_is_in_milliseconds_and_what_never_came_is_null() -> None:
 
 def test_each_service_has_a_table_with_its_rates_in_order() -> None:
     console = Console(record=True, width=80)
-    show(console, "base, greedy", {"ours": [measured(20.0), measured(10.0)], "peer": [measured(10.0, 2.5, shed=2)]})
+    show(console, "paper, greedy", {"ours": [measured(20.0), measured(10.0)], "peer": [measured(10.0, 2.5, shed=2)]})
     text = console.export_text()
-    assert text.index("base, greedy: ours") < text.index("base, greedy: peer")
+    assert text.index("paper, greedy: ours") < text.index("paper, greedy: peer")
     rows = [line.split() for line in text.splitlines() if "346" in line]
     assert [row[0] for row in rows] == ["10.0", "20.0", "10.0"]
     assert [row[3] for row in rows] == ["300", "300", "2,500"]
@@ -51,7 +51,7 @@ def test_the_overview_says_what_a_service_holds_and_what_it_does_not() -> None:
     rates = {"highest_rate_p99_1s": 1234.56, "highest_rate_p99_250ms": None}
     parts = {"saturated": point(measured(math.inf)), "alone": point(measured(0.0)), "beside_bulk": mix}
     console = Console(record=True, width=140)
-    found = {"scenario": "base, greedy", "offline_tokens_per_second": 9876.5, "servers": {"ours": {**rates, **parts}}}
+    found = {"scenario": "paper, greedy", "offline_tokens_per_second": 9876.5, "servers": {"ours": {**rates, **parts}}}
     overview(console, found)
     text = console.export_text()
     [row] = [line for line in text.splitlines() if "ours" in line]
@@ -62,13 +62,13 @@ def test_the_overview_says_what_a_service_holds_and_what_it_does_not() -> None:
 
 def test_the_plot_has_a_panel_a_scenario_and_two_lines_a_service_all_within_it() -> None:
     panels = {
-        "base <greedy>": {"ours": [measured(10.0), measured(40.0, 0.9)], "peer": [measured(10.0, math.inf)]},
-        "shipped": {"ours": [measured(7.0)], "peer": []},
+        "paper <greedy>": {"ours": [measured(10.0), measured(40.0, 0.9)], "peer": [measured(10.0, math.inf)]},
+        "small": {"ours": [measured(7.0)], "peer": []},
     }
     root = ElementTree.fromstring(plot(panels, "a & b"))
     width, height = float(root.get("width", "")), float(root.get("height", ""))
     texts = [text.text for text in root.iter(f"{SVG}text")]
-    assert {"base <greedy>", "shipped", "ours", "peer", "250 ms"} <= set(texts)
+    assert {"paper <greedy>", "small", "ours", "peer", "250 ms"} <= set(texts)
     lines = [line.get("points", "") for line in root.iter(f"{SVG}polyline")]
     assert len(lines) == 8
     for line in lines:
@@ -83,7 +83,7 @@ def test_the_plot_has_a_panel_a_scenario_and_two_lines_a_service_all_within_it()
 
 def test_of_a_rate_that_was_measured_twice_the_better_is_drawn() -> None:
     def lines(curve: list[Point]) -> list[str]:
-        root = ElementTree.fromstring(plot({"base": {"ours": curve}}, "any"))
+        root = ElementTree.fromstring(plot({"paper": {"ours": curve}}, "any"))
         return [line.get("points", "") for line in root.iter(f"{SVG}polyline")]
 
     better, worse = measured(10.0, 0.2), measured(10.0, 2.0)
@@ -92,6 +92,6 @@ def test_of_a_rate_that_was_measured_twice_the_better_is_drawn() -> None:
 
 def test_json_and_plot_are_written(tmp_path: Path) -> None:
     document = {"machine": {"cpu": "some"}, "scenarios": []}
-    write(tmp_path, document, {"base": {"ours": [measured(1.0)]}})
+    write(tmp_path, document, {"paper": {"ours": [measured(1.0)]}})
     assert json.loads((tmp_path / "compare.json").read_text()) == document
     assert "<svg" in (tmp_path / "compare.svg").read_text()

@@ -19,21 +19,21 @@ from serving.bench.peer import CTranslate2, convert
 
 
 @pytest.fixture(scope="module")
-def sources(shipped: Checkpoint, sentences: list[str]) -> list[list[int]]:
-    return [shipped.tokenizer.source(text, "de") for text in sentences[:30]]
+def sources(small: Checkpoint, sentences: list[str]) -> list[list[int]]:
+    return [small.tokenizer.source(text, "de") for text in sentences[:30]]
 
 
-def longest(shipped: Checkpoint, sources: list[list[int]]) -> int:
-    return shipped.model.config.default_limit(max(map(len, sources)))
+def longest(small: Checkpoint, sources: list[list[int]]) -> int:
+    return small.model.config.default_limit(max(map(len, sources)))
 
 
 def test_greedy_tokens_equal_the_reference_for_every_sentence(
-    shipped: Checkpoint, converted: Path, sources: list[list[int]]
+    small: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
-    peer, expected = CTranslate2(converted, "fp32", 1), dict(search(shipped.model, sources))
-    found = peer.translate(sources, Decoding(max_tokens=longest(shipped, sources)))
+    peer, expected = CTranslate2(converted, "fp32", 1), dict(search(small.model, sources))
+    found = peer.translate(sources, Decoding(max_tokens=longest(small, sources)))
     # The reference stops each at a limit of its own; CTranslate2 takes one for all.
-    limits = [shipped.model.config.default_limit(len(source)) for source in sources]
+    limits = [small.model.config.default_limit(len(source)) for source in sources]
     cut = [tokens[:limit] for tokens, limit in zip(found, limits, strict=True)]
     assert cut == [expected[index].tokens for index in range(len(sources))]
 
@@ -68,17 +68,17 @@ def beam_as_ctranslate2(model: Transformer, source: list[int], size: int, limit:
 
 
 def test_beam_tokens_equal_the_reference_with_its_rule_for_ending(
-    shipped: Checkpoint, converted: Path, sources: list[list[int]]
+    small: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
     short = [source for source in sources if len(source) <= 30]
     assert len(short) >= 20
-    limit = longest(shipped, short)
+    limit = longest(small, short)
     found = CTranslate2(converted, "fp32", 1).translate(short, Decoding(max_tokens=limit, beam_size=4))
-    assert found == [beam_as_ctranslate2(shipped.model, source, 4, limit) for source in short]
+    assert found == [beam_as_ctranslate2(small.model, source, 4, limit) for source in short]
 
 
 def test_a_batch_cut_in_parts_gives_the_same_and_so_does_a_batch_of_one(
-    shipped: Checkpoint, converted: Path, sources: list[list[int]]
+    small: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
     decoding = Decoding(max_tokens=20)
     whole = CTranslate2(converted, "fp32", 1).translate(sources[:7], decoding)

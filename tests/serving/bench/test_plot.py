@@ -8,7 +8,7 @@ from serving.bench.rounds import Result
 SPACE = "{http://www.w3.org/2000/svg}"
 
 
-def result(engine: str, rows: int, threads: int, speed: float, model: str = "shipped") -> Result:
+def result(engine: str, rows: int, threads: int, speed: float, model: str = "small") -> Result:
     return Result(engine, "int8", model, "greedy", rows, threads, speed, 1.0, None, None, "", (speed,))
 
 
@@ -21,7 +21,7 @@ def test_a_panel_for_each_number_of_threads_and_a_point_for_each_result() -> Non
     ]
     drawn = ElementTree.fromstring(plot(results, "a <CPU> & more"))
     texts = [text.text for text in drawn.iter(f"{SPACE}text")]
-    assert {"shipped, greedy, 1 thread", "shipped, greedy, 2 threads", "dragoman int8", "64"} <= set(texts)
+    assert {"small, greedy, 1 thread", "small, greedy, 2 threads", "dragoman int8", "64"} <= set(texts)
     assert texts[0] == "Target tokens a second. a <CPU> & more"
     assert len(list(drawn.iter(f"{SPACE}circle"))) == len(results)
     assert len(list(drawn.iter(f"{SPACE}polyline"))) == 2 * 2 + 2

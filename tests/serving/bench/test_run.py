@@ -18,6 +18,7 @@ def bench(*arguments: str | Path, **environment: str) -> "subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_a_quick_run_end_to_end(tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install --editable '.[bench]'")
     engines = "dragoman:int8,ctranslate2:int8,pytorch"
@@ -39,7 +40,7 @@ def test_a_quick_run_end_to_end(tmp_path: Path) -> None:
         for engine in (*both, *([("pytorch", "fp32")] if search == "greedy" else []))
     ]
     for one in results:
-        assert one["model"] == "shipped"
+        assert one["model"] == "en-de-small"
         assert one["tokens_per_second"] > 0
         assert one["latency_ms"] > 0
         assert one["times_ctranslate2_int8"] > 0
@@ -47,7 +48,7 @@ def test_a_quick_run_end_to_end(tmp_path: Path) -> None:
     assert [(one["engine"], one["search"], one["rows"]) for one in said["skipped"]] == [
         ("pytorch", "beam 4", rows) for rows in (1, 2)
     ]
-    assert "shipped, greedy, 1 thread" in done.stderr
+    assert "en-de-small, greedy, 1 thread" in done.stderr
     assert "one sentence at a time" in done.stderr
 
 
@@ -56,7 +57,7 @@ def test_a_quick_run_end_to_end(tmp_path: Path) -> None:
     [
         (["--rows", "0"], "'0' is not a whole number above 0"),
         (["--engines", "marian"], "'marian' is none of dragoman:fp32, dragoman:int8, ctranslate2:fp32"),
-        (["--models", "huge"], "'huge' is neither shipped nor base nor a checkpoint's folder"),
+        (["--models", "huge"], "'huge' is none of en-de-base, en-de-small, paper, and no checkpoint's folder"),
         (["--search", "widest"], "'widest' is neither greedy nor beam"),
     ],
 )

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from model.config import ModelConfig
-from serving.bench.subjects import BASE, FIXED_TOKENS, SHIPPED, Subject, prepare, read_lines
+from serving.bench.subjects import FIXED_TOKENS, PAPER, Subject, prepare, read_lines
 from serving.decoding import Decoding
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, SMALL
 
 
 def test_measures_the_same_sentences_whatever_the_rows(tiny_config: ModelConfig) -> None:
@@ -37,8 +37,8 @@ def test_reads_the_first_column(tmp_path: Path) -> None:
         read_lines(tmp_path / "latin.txt")
 
 
-def test_the_shipped_model_takes_sentences_in_order(tmp_path: Path) -> None:
-    subject = prepare(SHIPPED, tmp_path / "shipped", (), SENTENCES, 4)
+def test_a_trained_model_takes_sentences_in_order(tmp_path: Path) -> None:
+    subject = prepare(SMALL, tmp_path / SMALL, (), SENTENCES, 4)
     assert len(subject.sources) == 4
     assert all(len(source) <= subject.config.max_positions for source in subject.sources)
     assert not list(subject.folder.iterdir())
@@ -48,11 +48,11 @@ def test_too_few_sentences_are_said(tmp_path: Path) -> None:
     few = tmp_path / "few.txt"
     few.write_text("The file could not be opened.\n")
     with pytest.raises(ValueError, match="2 sentences are needed and 1 can be"):
-        prepare(SHIPPED, tmp_path / "shipped", (), few, 2)
+        prepare(SMALL, tmp_path / SMALL, (), few, 2)
 
 
-def test_the_base_shape_is_the_papers(tmp_path: Path) -> None:
-    subject = prepare(BASE, tmp_path / "base", (), SENTENCES, 3)
+def test_the_papers_shape_is_the_papers(tmp_path: Path) -> None:
+    subject = prepare(PAPER, tmp_path / PAPER, (), SENTENCES, 3)
     config = subject.config
     assert (config.encoder_layers, config.decoder_layers, config.width, config.heads) == (6, 6, 512, 8)
     assert (config.feed_forward, config.vocabulary, config.norm) == (2048, 32_000, "post")

@@ -1,0 +1,33 @@
+"""``dragoman serve``."""
+
+from serving.commands.console import fail, with_settings
+from serving.settings import Settings
+
+
+@with_settings
+def serve(settings: Settings) -> None:
+    """Start the service and answer until it is told to stop."""
+    from export.bundle import BundleError, Manifest
+    from serving.deployment import StartError, run
+
+    url = f"http://{settings.host}:{settings.port}"
+    example = """-d '{"text": "The file could not be opened."}'"""
+
+    def starting(manifest: Manifest) -> None:
+        fewest, most = settings.replicas, settings.max_replicas
+        replicas = f"{fewest} to {most} replicas" if most > fewest else _count(fewest, "replica")
+        cores = _count(settings.cpus, "core")
+        print(f"starting {manifest.name} ({manifest.precision}): {replicas} of {cores}", flush=True)
+
+    def ready() -> None:
+        print(f"ready on {url}; try\n\n  curl {url}/v1/translate {example}\n", flush=True)
+
+    try:
+        run(settings, starting, ready)
+    except (BundleError, StartError) as error:
+        fail(str(error))
+    print("stopped", flush=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

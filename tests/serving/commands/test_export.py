@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from tests.service import dragoman
+
+
+def test_lists_and_cuts_out_attention(tiny_bundle: Path, tmp_path: Path) -> None:
+    listed = dragoman("export", "--list", tiny_bundle).stdout.decode()
+    assert "decoder  decoder.1.cross  CrossAttention, layer 1, 4 heads" in listed
+    assert "query [rows, 1, 32]" in listed
+    done = dragoman("export", tiny_bundle, tmp_path / "one.onnx", "--subgraph", "decoder.1.cross")
+    assert done.returncode == 0
+    assert (tmp_path / "one.onnx").stat().st_size
+    wrong = dragoman("export", tiny_bundle, tmp_path / "two.onnx", "--subgraph", "decoder.9.cross")
+    assert wrong.returncode == 1
+    assert "decoder.1.cross" in wrong.stderr.decode()
+
+
+def test_exports_and_prints_what_the_gate_measured(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    done = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "fp32", "--attention", "standard")
+    assert done.returncode == 0, done.stderr
+    assert "fp32, standard attention" in done.stdout.decode()
+    refused = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "int4")
+    assert refused.stderr.decode() == "--precision is 'int4'; it takes fp32 or int8\n"

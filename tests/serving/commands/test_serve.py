@@ -1,0 +1,46 @@
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.service import dragoman, free_port
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--bundle", "/nonexistent"], {}, "manifest.json is missing"),
+        (["--rows", "0"], {}, "setting rows: Input should be greater than 0, not 0"),
+        ([], {"DRAGOMAN_PORT": "abc"}, "setting port: "),
+        ([], {"DRAGOMAN_PROT": "1"}, "unknown in the environment: DRAGOMAN_PROT"),
+        (["--gpus", "1"], {}, "CUDA"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_message(arguments: list[str], environment: dict[str, str], said: str) -> None:
+    done = dragoman("translate", *arguments, given=b"One.\n", **environment)
+    assert done.returncode == 1
+    assert said in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_second_copy_on_a_port_is_told_in_one_line(service: str) -> None:
+    done = dragoman("serve", "--port", service.rsplit(":", 1)[1])
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert "Address already in use; choose another with --port" in done.stderr.decode()
+
+
+def test_a_signal_during_the_start_ends_it(tiny_bundle: Path) -> None:
+    command = [sys.executable, "-m", "serving.cli", "serve", "--port", str(free_port()), "--bundle", str(tiny_bundle)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout
+    assert "starting tiny" in process.stdout.readline()
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said.splitlines()[-1] == "stopped"
+    assert "Traceback" not in said
