@@ -132,17 +132,22 @@ def test_fp32_tokens_equal_pytorch_for_every_sentence(
     assert max(error for _, error in verdicts) < 1e-3
 
 
+EXACT = {SMALL: 0.8, BASE: 0.7}
+"""Shares of the tokens whose log-probabilities agree to 1e-5 at least: the more layers, the more edges are met."""
+
+
 def test_int8_tokens_equal_the_model_that_rounds_so_too_but_for_what_lies_on_an_edge(
-    shipped: Checkpoint, bundle: Path, sources: list[list[int]], calibrated: Calibration
+    name: str, shipped: Checkpoint, bundle: Path, sources: list[list[int]], calibrated: Calibration
 ) -> None:
     """The two runtimes' LayerNorm and softmax differ in the last bit. Where that bit decides between two int8 steps the
-    results part by up to tenths of a nat (0.34); everywhere else they agree to 1e-6. On the project's own sentences 99.74 % of
-    the tokens were equal (the fp32 model likes 96.7 % of the same tokens).
+    results part by up to tenths of a nat (0.34 in en-de-small, 0.17 in en-de-base); everywhere else they agree to 1e-6.
+    On the project's own sentences 99.74 % and 99.90 % of the tokens were equal (the fp32 models like 96.7 % and 99.1 %
+    of the same tokens).
     """
     found = decoded(bundle, sources)
     equal, errors = zip(*taught(quantized(shipped.model, calibrated), sources, found), strict=True)
     assert np.mean(equal) > 0.995
-    assert np.quantile(errors, 0.8) < 1e-5
+    assert np.quantile(errors, EXACT[name]) < 1e-5
     assert max(errors) < 0.5
 
 
