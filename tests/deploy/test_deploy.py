@@ -80,7 +80,7 @@ def test_ray_is_given_the_same_environment_however_it_is_started() -> None:
     assert dict(re.findall(r"((?:RAY|MALLOC)_\w+)=(\S+)", dockerfile)) == expected
 
 
-@pytest.mark.parametrize("name", ["laptop.yaml", "server.yaml"])
+@pytest.mark.parametrize("name", ["laptop.yaml", pytest.param("server.yaml", marks=pytest.mark.slow)])
 def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
     config = serve_configs()[name]
     port = free_port()

@@ -154,6 +154,7 @@ def test_replicas_come_with_the_load_and_go_after_it(tiny_bundle: Path) -> None:
         assert said_at_the_end(process, signal.SIGINT) == ["stopped"]
 
 
+@pytest.mark.slow
 def test_with_serve_as_ingress_its_proxy_answers(tiny_bundle: Path) -> None:
     port = free_port()
     with running(command(port, tiny_bundle, "--ingress", "serve"), port) as process:
