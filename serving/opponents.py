@@ -7,24 +7,15 @@ from rich.console import Console
 
 from export.bundle import MANIFEST, locate
 from model import checkpoint
-from model.evaluation_sets import EvaluationSet
-from model.pairs import directed
 from serving.evaluate import Direction
 from serving.options import TranslateOptions
-from serving.scoring import Scored, in_precision, search_of, translations_file
+from serving.scoring import Scored, Task, in_precision, search_of, translations_file
 
 Opponent = Callable[[Scored], list[str]]
 """Gives the translations to compare a system's with."""
 
 
-def opponent(
-    against: str,
-    searches: Sequence[TranslateOptions],
-    sets: Sequence[EvaluationSet],
-    languages: tuple[str, ...],
-    directions: Sequence[Direction],
-    console: Console,
-) -> Opponent:
+def opponent(against: str, searches: Sequence[TranslateOptions], task: Task, console: Console) -> Opponent:
     """Those of ``against``: a file, when there is one set and direction; a folder of such files; or a model.
 
     All are read, or translated, now: files may be written over later. Raises OSError, and ValueError when something is
@@ -32,49 +23,35 @@ def opponent(
     """
     path = Path(against)
     if path.is_file():
-        if len(sets) * len(directions) > 1:
-            count = len(sets) * len(directions)
+        if (count := len(task.sets) * len(task.directions)) > 1:
             said = f"--against {path} is one file, and {count} are needed: name a folder OUTPUT/SYSTEM of --output"
             raise ValueError(f"{said}, or one set with --data and one direction with --pair")
-        lines = _lines(path, len(sets[0].pairs))
+        lines = _lines(path, len(task.sets[0].pairs))
         return lambda _: lines
-    files = {
-        (evaluation_set.name, direction): path / translations_file(evaluation_set.name, direction)
-        for evaluation_set in sets
-        for direction in directions
-    }
-    if any(file.exists() for file in files.values()):
-        counts = {evaluation_set.name: len(evaluation_set.pairs) for evaluation_set in sets}
-        texts = {key: _lines(file, counts[key[0]]) for key, file in files.items()}
+    files = [(name, direction, path / translations_file(name, direction)) for name, direction, _ in task.parts()]
+    if any(file.exists() for _, _, file in files):
+        counts = {name: len(pairs) for name, pairs in task.sets}
+        texts = {(name, direction): _lines(file, counts[name]) for name, direction, file in files}
         return lambda result: texts[result.set, result.direction]
     if not ((locate(against) / MANIFEST).exists() or (checkpoint.locate(against) / checkpoint.CONFIG).exists()):
         raise ValueError(
-            f"--against {against}: there is no such file or model, and no folder that has {min(files.values()).name}"
+            f"--against {against}: there is no such file or model, and no folder that has {files[0][2].name}"
         )
-    return _of_model(against, searches, sets, languages, directions, console)
+    return _of_model(against, searches, task, console)
 
 
-def _of_model(
-    against: str,
-    searches: Sequence[TranslateOptions],
-    sets: Sequence[EvaluationSet],
-    languages: tuple[str, ...],
-    directions: Sequence[Direction],
-    console: Console,
-) -> Opponent:
+def _of_model(against: str, searches: Sequence[TranslateOptions], task: Task, console: Console) -> Opponent:
     texts: dict[tuple[str, str, Direction], list[str]] = {}
     with in_precision(against, None, console) as model:
-        if unknown := set(directions) - set(model.pairs):
+        if unknown := set(task.directions) - set(model.pairs):
             missing = ", ".join("-".join(direction) for direction in sorted(unknown))
             raise ValueError(f"--against {against}: that model does not translate {missing}; leave it out with --pair")
         for options in searches:
             model.check(options)
         for options in searches:
-            for evaluation_set in sets:
-                for direction in directions:
-                    sources = [pair.source for pair in directed(evaluation_set.pairs, languages, direction)]
-                    written = model.translate(sources, direction, options)
-                    texts[search_of(options), evaluation_set.name, direction] = written.texts
+            for name, direction, pairs in task.parts():
+                written = model.translate([pair.source for pair in pairs], direction, options)
+                texts[search_of(options), name, direction] = written.texts
     return lambda result: texts[result.search, result.set, result.direction]
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -14,11 +14,26 @@ from export.bundle import MANIFEST, locate, read_manifest
 from model import checkpoint
 from model.evaluate import Score, confidence, score
 from model.evaluation_sets import EvaluationSet
-from model.pairs import directed
+from model.pairs import Pair, directed
 from model.placeholders import survival
 from model.significance import Comparison
 from serving.evaluate import Direction, Evaluated, evaluated
 from serving.options import TranslateOptions
+
+
+class Task(NamedTuple):
+    """What systems translate to be compared: every set in every direction."""
+
+    sets: Sequence[EvaluationSet]
+    languages: tuple[str, ...]
+    """Of the sets' first two columns."""
+    directions: Sequence[Direction]
+
+    def parts(self) -> Iterator[tuple[str, Direction, list[Pair]]]:
+        """The name of each set, a direction, and the set's pairs in that direction."""
+        for name, pairs in self.sets:
+            for direction in self.directions:
+                yield name, direction, directed(pairs, self.languages, direction)
 
 
 @dataclass(frozen=True)
@@ -92,31 +107,23 @@ def in_precision(model: str, precision: str | None, console: Console) -> Iterato
 
 
 def scored(
-    model: Evaluated,
-    options: TranslateOptions,
-    sets: Sequence[EvaluationSet],
-    languages: tuple[str, ...],
-    directions: Sequence[Direction],
-    placeholders: Sequence[str] = (),
+    model: Evaluated, options: TranslateOptions, task: Task, placeholders: Sequence[str] = ()
 ) -> Iterator[Scored]:
-    """Every set in every direction, as soon as it is done; ValueError when a text cannot be translated.
+    """Every part of ``task``, as soon as it is done; ValueError when a text cannot be translated.
 
-    ``languages`` are those of the sets' first two columns. Of ``placeholders``, where there are any, is counted how
-    many the translations have kept.
+    Of ``placeholders``, where there are any, is counted how many the translations have kept.
     """
-    for name, pairs in sets:
-        for direction in directions:
-            ordered = directed(pairs, languages, direction)
-            sources = [pair.source for pair in ordered]
-            texts, mean_scores = model.translate(sources, direction, options)
-            further: dict[str, Any] = {}
-            if mean_scores is not None:
-                further["confidence"] = confidence(ordered, texts, mean_scores)
-            if placeholders:
-                further["placeholders_kept"] = round(survival(sources, texts, placeholders), 4)
-            references = [pair.target for pair in ordered]
-            scores = score(ordered, texts)
-            yield Scored(model.label, search_of(options), name, direction, texts, references, scores, further)
+    for name, direction, pairs in task.parts():
+        sources = [pair.source for pair in pairs]
+        texts, mean_scores = model.translate(sources, direction, options)
+        further: dict[str, Any] = {}
+        if mean_scores is not None:
+            further["confidence"] = confidence(pairs, texts, mean_scores)
+        if placeholders:
+            further["placeholders_kept"] = round(survival(sources, texts, placeholders), 4)
+        references = [pair.target for pair in pairs]
+        scores = score(pairs, texts)
+        yield Scored(model.label, search_of(options), name, direction, texts, references, scores, further)
 
 
 def possible(known: Sequence[Direction], languages: str, wanted: Sequence[str] | None) -> list[Direction]:

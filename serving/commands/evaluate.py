@@ -51,7 +51,7 @@ def evaluate(
     from model.evaluation_sets import read_sets
     from model.significance import compare
     from serving.opponents import opponent
-    from serving.scoring import compared_line, in_precision, possible, scored
+    from serving.scoring import Task, compared_line, in_precision, possible, scored
 
     searches = [options_of(beam_size=size, length_penalty=length_penalty) for size in dict.fromkeys(beam_size or [1])]
     for unknown in set(precision or ()) - {"int8", "fp32"}:
@@ -68,14 +68,13 @@ def evaluate(
         other = None
         for kind in precisions:
             with in_precision(model, kind, errors) as ready:
-                columns = tuple(languages.split("-"))
-                directions = possible(ready.pairs, languages, pair)
+                task = Task(sets, tuple(languages.split("-")), possible(ready.pairs, languages, pair))
                 for options in searches:
                     ready.check(options)
                 if against and not other:
-                    other = opponent(against, searches, sets, columns, directions, errors)
+                    other = opponent(against, searches, task, errors)
                 for options in searches:
-                    for result in scored(ready, options, sets, columns, directions, placeholder or ()):
+                    for result in scored(ready, options, task, placeholder or ()):
                         results.append(result)
                         print(result.line(), flush=True)
                         if output:

@@ -8,7 +8,7 @@ from export.bundle import read_manifest
 from model.evaluation_sets import EvaluationSet
 from model.pairs import Pair
 from serving.options import TranslateOptions
-from serving.scoring import in_precision, possible, scored
+from serving.scoring import Task, in_precision, possible, scored
 from tests.conftest import SMALL
 
 quiet = Console(file=io.StringIO())
@@ -45,8 +45,8 @@ def test_both_columns_are_sources_and_references_in_turn() -> None:
     pairs = [Pair("One cat.", "Eine Katze.", "web"), Pair("Two dogs.", "Zwei Hunde.", "web")]
     with in_precision(SMALL, None, quiet) as ready:
         sets, options = [EvaluationSet("own", pairs)], TranslateOptions(max_tokens=5)
-        [forth] = scored(ready, options, sets, ("en", "de"), [("en", "de")])
-        [swapped] = scored(ready, options, sets, ("de", "en"), [("en", "de")])
+        [forth] = scored(ready, options, Task(sets, ("en", "de"), [("en", "de")]))
+        [swapped] = scored(ready, options, Task(sets, ("de", "en"), [("en", "de")]))
     assert (forth.system, forth.set, forth.scores[-1].pairs) == ("int8-greedy", "own", 2)
     assert forth.references == ["Eine Katze.", "Zwei Hunde."]
     assert swapped.references == ["One cat.", "Two dogs."]
