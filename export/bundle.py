@@ -25,6 +25,8 @@ MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.model", "weights.bin"
 GRAPHS = ("encoder", "decoder", "attention")
 POOLING = "pooling"
 """The graph of sentence vectors, which not every bundle has."""
+LOG_SOFTMAX = "log_softmax"
+"""The decoder's output of all tokens' log-probabilities, which bundles written by earlier versions do not have."""
 FILES = (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), WEIGHTS)
 """What every bundle has."""
 BUNDLES = Path(__file__).parent / "bundles"
@@ -104,6 +106,15 @@ class CacheSpec(Frozen):
         return cls(dtype="int8" if precision == "int8" else "float32")
 
 
+def capacity(positions: int) -> int:
+    """The capacity of a cache for ``positions``: the odd number from there on.
+
+    Heads lie one capacity apart. Were that a power of two, they would fall onto the same few lines of the processor's
+    caches, and all of them would come to a new page of memory at the same step.
+    """
+    return positions | 1
+
+
 class Quantisation(Frozen):
     """How weights and activations are rounded."""
 
@@ -136,12 +147,47 @@ class ParityCase(Frozen):
     """The largest difference of any weight of any head."""
 
 
+class LongBounds(Frozen):
+    """The most that a `LongCase` may have of each; ``equal_share`` the least."""
+
+    log_probability_error: float
+    typical_error: float
+    cache_error: float
+    typical_cache_error: float
+    memory_error: float
+    equal_share: float
+
+
+class LongCase(Frozen):
+    """The parity gate at the model's limits: `export.long_sequences`."""
+
+    rows: int
+    lengths: tuple[int, int]
+    """Shortest and longest source."""
+    steps: int
+    tokens: int
+    tokens_equal: int
+    log_probability_error: float
+    """The largest difference over the whole vocabulary at every step."""
+    typical_error: float
+    """Of each token's largest such difference the median."""
+    cache_error: float
+    """The largest difference of a number of a key or value that a step writes; in int8 one is a unit of the cache."""
+    typical_cache_error: float
+    """Of each token's largest such difference the median."""
+    memory_error: float
+    """The root of the mean square of the differences, over the standard deviation of the memory."""
+
+
 class ParityReport(Frozen):
     """What the gate measured and the bounds it applied."""
 
     passed: bool
     reference: str
     cases: tuple[ParityCase, ...]
+    long: LongCase | None = None
+    """Bundles written before lack it, and the four bounds for it."""
+    long_bounds: LongBounds | None = None
     log_probability_bound: float
     state_bound: float | None = None
     """For the errors of the memory and of the attention weights; `log_probability_bound` in bundles written before."""

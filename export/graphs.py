@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from export import functions
-from export.bundle import WEIGHTS
+from export.bundle import LOG_SOFTMAX, WEIGHTS
 from export.functions import DOMAIN, OPSET, VENDOR, Bodies
 from export.quantize import QuantizedEmbedding, QuantizedLinear
 from model.attention import MultiHeadAttention
@@ -333,11 +333,13 @@ class Lowering:
         logits = graph.node("Linear", inputs, "projection", DOMAIN)
         graph.describe(logits, FLOAT, ["rows", vocabulary])
         graph.describe(states, FLOAT, ["rows", width])
-        likely = graph.node("LogSoftmax", [logits], "log_softmax", axis=-1)
+        likely = graph.node("LogSoftmax", [logits], LOG_SOFTMAX, axis=-1)
         k = graph.input("k", INT64, [1])
         best, ids = graph.nodes_with("TopK", [likely, k], "k_best", ["k_best.values", "k_best.indices"], "", axis=-1)
         graph.output(ids, "tokens", INT64, ["rows", "k"])
         graph.output(best, "log_probabilities", FLOAT, ["rows", "k"])
+        # Whoever wants far more tokens than others in the same step chooses from all of them; nobody else reads this.
+        graph.outputs.append(helper.make_tensor_value_info(likely, FLOAT, ["rows", vocabulary]))
         # A token that is given (a forced prefix) has its log-probability too, however unlikely it is.
         given = graph.node("Unsqueeze", [graph.input("given", INT64, ["rows"]), "step_axis"], "given.column")
         found = graph.node("GatherElements", [likely, given], "given.found", axis=1)

@@ -3,6 +3,7 @@
 import typer
 
 from serving.commands import corpus, evaluate, export, lines, measure, serve, train, vectors
+from serving.commands.console import streams
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for verb in (serve.serve, lines.translate, lines.encode, export.export, train.train):
@@ -17,5 +18,11 @@ for verb in (measure.loadtest, measure.bench):
     )
 
 
+def main() -> None:
+    """Run the command that was asked for."""
+    with streams():
+        app()
+
+
 if __name__ == "__main__":
-    app()
+    main()

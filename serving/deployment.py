@@ -1,39 +1,26 @@
-"""Ray Serve: the only file that imports Ray."""
+"""Replicas of the service, as Ray Serve runs them."""
 
-import contextlib
+import asyncio
 import gc
-import logging
 import os
-import signal
-import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
+import time
 from typing import Any
 
-# The same stand in deploy/ray.env and deploy/Dockerfile, for where Ray is started before this is read.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray gives workers what no other process wants (niceness 15): a replica would wait for whatever else runs.
-os.environ.setdefault("RAY_worker_niceness", "0")
-# Ten rounds a second of looking after a few replicas cost a twentieth of a core.
-os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
-# Memory that is freed goes back: glibc would keep some for every thread, and what large blocks have taken once (the
-# moving of a cache) as room that small ones then hold on to.
-os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "16777216")
+from serving.ray_environment import prepare
+
+prepare()
 
 import ray
+import ray.serve._private.replica
 from ray import serve
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, ProxyLocation
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from starlette.applications import Starlette
 
-from export.bundle import Manifest, read_manifest
 from serving import autoscaling
 from serving.api import native
-from serving.ingress import LEAVING_SECONDS, Ingress, bound
+from serving.ingress import LEAVING_SECONDS, Ingress
 from serving.pipeline import Pipeline
-from serving.runtime import check_device
 from serving.settings import Settings
 
 NAME = "dragoman"
@@ -41,6 +28,8 @@ GARBAGE = 50_000
 """Objects more than before that are looked through for garbage: a crowded engine has many that are none."""
 SWITCH_SECONDS = 0.0005
 """After which a thread that waits for Python's lock is given it."""
+PARTING_SECONDS = 0.3
+"""How long a replica whose engine has ended still answers that it has."""
 
 
 @serve.deployment(name=NAME)
@@ -49,6 +38,7 @@ class Dragoman:
     """One replica: a process that holds a pipeline and answers HTTP itself."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
+        _keep_to_loopback()
         chosen = Settings(**settings)
         self.pipeline = Pipeline(chosen)
         await self.pipeline.warm_up()
@@ -60,12 +50,21 @@ class Dragoman:
         # The engine and the event loop share the interpreter with threads that read long texts.
         sys.setswitchinterval(SWITCH_SECONDS)
         self.ingress = Ingress(self.routes, chosen.host, chosen.port) if chosen.ingress == "direct" else None
+        self._loop = asyncio.get_running_loop()
+        self.pipeline.engine.when_broken = self._end
+
+    def _end(self) -> None:
+        """End this process, since its engine has; called by the engine's thread. Serve then starts another."""
+        if self.ingress:
+            self._loop.call_soon_threadsafe(self.ingress.refuse)
+        time.sleep(PARTING_SECONDS)
+        os._exit(1)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self.routes
 
     def check_health(self) -> None:
-        """Asked by Serve every ten seconds; raises when the engine is dead or stuck, or nobody listens."""
+        """Asked by Serve every second; raises when the engine is dead or stuck, or nobody listens."""
         self.pipeline.engine.check_health()
         if self.ingress and not self.ingress.alive:
             raise RuntimeError("the HTTP server has ended")
@@ -100,11 +99,12 @@ def application(arguments: dict[str, Any]) -> serve.Application:
         }
     deployment = Dragoman.options(  # type: ignore[attr-defined]
         **scale,
-        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+        ray_actor_options={"num_cpus": settings.cpus},
         # The engine admits, refuses and times out; Serve's own limits stand above it so that the answers are ours.
         max_ongoing_requests=10_000,
         max_queued_requests=-1,
-        health_check_period_s=10,
+        # It is also how Serve learns that a replica is gone.
+        health_check_period_s=1,
         # What has come is answered before a replica ends; under Serve's proxies, Serve itself waits for it.
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.timeout + LEAVING_SECONDS + 5,
@@ -112,76 +112,10 @@ def application(arguments: dict[str, Any]) -> serve.Application:
     return deployment.bind(settings.model_dump(mode="json") | {"bundle": str(settings.bundle.resolve())})
 
 
-class StartError(RuntimeError):
-    """The service cannot start; the message says why."""
-
-
-@contextlib.contextmanager
-def holding(settings: Settings) -> Iterator[None]:
-    """Keep the port from other services, also before anybody listens; StartError when another has it."""
-    try:
-        bound(settings.host, settings.port, socket.SO_REUSEADDR).close()
-        # Replicas may share it with each other and with this; whoever does not say so may not.
-        held = bound(settings.host, settings.port, socket.SO_REUSEPORT) if settings.ingress == "direct" else None
-    except OSError as error:
-        said = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
-        raise StartError(said) from None
-    with contextlib.closing(held) if held else contextlib.nullcontext():
-        yield
-
-
-def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM, on a Ray of our own.
-
-    Calls ``starting`` when the settings and the bundle are found good, ``ready`` once requests are answered. Raises
-    StartError, BundleError.
-    """
-    # All that can be known to be wrong is said before Ray starts, which takes seconds.
-    with holding(settings):
-        manifest = read_manifest(settings.bundle)
-        check_device(settings.bundle, manifest, settings.device)
-        starting(manifest)
-        _serve(settings, ready)
-
-
-def _serve(settings: Settings, ready: Callable[[], None]) -> None:
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    stopped, answering = threading.Event(), False
-
-    def stop(*_: object) -> None:
-        stopped.set()
-        if not answering:
-            raise KeyboardInterrupt
-
-    try:
-        ray.init(
-            address="local",
-            num_cpus=settings.max_replicas * settings.cpus,
-            num_gpus=settings.gpus * settings.max_replicas or None,
-            object_store_memory=100 << 20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
-        for received in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(received, stop)
-        direct = settings.ingress == "direct"
-        serve.start(
-            proxy_location=ProxyLocation.Disabled if direct else ProxyLocation.EveryNode,
-            http_options=HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.timeout + 30),
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-        )
-        serve.run(application(settings.model_dump()), name=NAME, route_prefix="/")
-        answering = True
-        ready()
-        stopped.wait()
-        # Waits for the requests under way; the rest of Serve goes down with Ray.
-        with contextlib.suppress(TimeoutError):
-            serve.delete(NAME)
-    except (KeyboardInterrupt, SystemExit):
-        # Stopped while starting; SystemExit is what Ray makes of SIGTERM until our handler stands.
-        pass
-    except RuntimeError as error:
-        raise StartError(f"no replica could start: {error}") from None
-    finally:
-        ray.shutdown()
+def _keep_to_loopback() -> None:
+    """Where Ray keeps to loopback, let what Serve opens in a replica, so that others can call it, do so too."""
+    if ray.util.get_node_ip_address() != "127.0.0.1":
+        return
+    replica = ray.serve._private.replica
+    opened = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: opened(server, address.replace("[::]", "127.0.0.1"))

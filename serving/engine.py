@@ -3,45 +3,41 @@
 Each turn it drops what is no longer wanted, encodes some of what waits, admits it to free rows, packs the rows, takes
 one decoding step for each of them whatever its position, and delivers what is finished.
 
-An exception in that thread ends it: what is not done fails with NotReady, and so does whatever comes. Nothing is known
-then of the state that all requests share, so the process is replaced (`Engine.check_health`) rather than mended.
+What goes wrong with one job, or with the sentences that are encoded together, fails those and nobody else. Any other
+exception ends the thread: what is not done fails with NotReady, and so does whatever comes. Nothing is known then of
+the state that all requests share, so the process is replaced rather than mended (`Engine.when_broken`).
 """
 
-import contextlib
 import logging
 import math
 import threading
 import time
 from asyncio import AbstractEventLoop
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from model.tokenizer import START
-from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
+from serving.chunks import chunks
+from serving.errors import BUG, NotReady, QueueFull, ServiceError
 from serving.greedy import GreedyRows
-from serving.job import Attended, Encoded, Job, Listener, Translated
+from serving.job import Attended, Encoded, Job, Listener, Translated, tell
 from serving.rows import Copy, Rows
-from serving.runtime import EncodedBatch, Runtime, StepState
+from serving.runtime import EncodedBatch, Found, Runtime, StepState
 from serving.scheduler import Scheduler
 from serving.search import Candidates, Single
 from serving.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
-ENCODE_CHUNK = 256
-"""Source tokens that go through the encoder together. More make no product faster, but push the states that pass
-between its layers out of the processor's nearer caches."""
-RUN_TOKENS = 8
-"""Source tokens that take the encoder about as long as one more run: no more padding than that saves one."""
-ATTENTION_POSITIONS = 300
-"""Pairs of a query and a key that take the encoder about as long as a token; only attention is padded."""
 GATHER_STEPS = 4
 """Whoever comes while others decode waits until so many steps have been taken since the last encoding, or
 `GATHER_SECONDS` are over: those who come in the meantime are encoded together, and the encoder's weights are read once
 for all of them."""
 GATHER_SECONDS = 0.02
+SHARED_K = 32
+"""The most tokens that a step finds for all its rows because one of them wants as many: the widest beam's. Who wants
+more chooses from all tokens, at the price of a row or two for each of its own, not of one for everybody's."""
 
 
 @dataclass
@@ -64,6 +60,8 @@ class Engine:
     def __init__(self, runtime: Runtime, rows: int, encode_tokens: int, queue_tokens: int, share: int) -> None:
         self.queue_tokens, self.rows = queue_tokens, rows
         self.work = Work()
+        self.when_broken: Callable[[], None] = lambda: None
+        """Called by the engine's thread as the last it does, if an exception ends it."""
         self._runtime = runtime
         runtime.tune(rows)
         self._cache = runtime.cache(rows)
@@ -89,13 +87,16 @@ class Engine:
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue all of ``jobs``, which are one request, or, with QueueFull or NotReady, none.
+        """Queue all of ``jobs``, which are one request, or, with QueueFull, NotReady or ValueError, none.
 
         Each job's ``future`` receives result or error.
         """
         cost = sum(job.cost for job in jobs)
-        if widest := max((job.rows for job in jobs if job.rows > self._scheduler.rows), default=0):
-            raise ValueError(f"a job wants {widest} rows; there are {self._scheduler.rows}")
+        for job in jobs:
+            if job.rows > self._scheduler.rows:
+                raise ValueError(f"a job wants {job.rows} rows; there are {self._scheduler.rows}")
+            if misfit := job.misfit(self._runtime.manifest):
+                raise ValueError(f"a job does not fit the model: {misfit}")
         with self._wake:
             if self._failure is not None or self._stopping:
                 raise NotReady("the engine has stopped" if self._failure is None else f"the engine: {self._failure}")
@@ -130,7 +131,8 @@ class Engine:
     @property
     def waiting_tokens(self) -> int:
         """Tokens of jobs that have not been encoded yet."""
-        return self._arriving_tokens + self._scheduler.waiting_tokens
+        with self._wake:  # or jobs that move from one queue to the other would be seen in both
+            return self._arriving_tokens + self._scheduler.waiting_tokens
 
     @property
     def rows_in_use(self) -> int:
@@ -140,7 +142,8 @@ class Engine:
     @property
     def load(self) -> float:
         """Rows that are used or waited for, over all there are; what is only encoded counts for one."""
-        return (self._scheduler.load + self._arriving_load) / self.rows
+        with self._wake:
+            return (self._scheduler.load + self._arriving_load) / self.rows
 
     def check_health(self, patience: float = 60.0) -> None:
         """RuntimeError when the thread is dead, or has work and took no turn for ``patience`` seconds."""
@@ -160,13 +163,17 @@ class Engine:
         with self._wake:
             self._stopping = True
             left = [*self._scheduler.clear(), *(job for jobs in self._arriving for job in jobs)]
+            self._arriving, self._arriving_tokens, self._arriving_load = [], 0, 0
         for job in left:
-            _fail(job, NotReady("the engine stopped before this was done"))
+            job.fail(NotReady("the engine stopped before this was done"))
+        if self._failure is not None:
+            self.when_broken()
 
     def _take_arrivals(self) -> bool:
         """Wait until there is work; False when it is time to stop."""
         with self._wake:
             while not self._stopping and not self._arriving and not len(self._scheduler):
+                self._cache.give_back(self._cache.deep(), math.inf)
                 self._wake.wait()
             # Asked before these are taken: who left while they arrived is found among them now, or said again. And
             # written only where it was True: one who leaves between the reading and the writing would be overlooked.
@@ -182,8 +189,11 @@ class Engine:
     def _turn(self) -> None:
         now = time.monotonic()
         for job in self._scheduler.drop(now, self._look_through):
-            _give_up(job)
+            job.give_up()
             self._release(job)
+        # Before others are placed there.
+        if deep := self._cache.deep():
+            self._cache.give_back([row for row in deep if not self._rows.used(row)])
         admitted: list[Job] = []
         gathered = self._gathered >= GATHER_STEPS or now - self._last_encoding >= GATHER_SECONDS
         if gathered or not self._scheduler.running:
@@ -204,58 +214,67 @@ class Engine:
         for job in jobs:
             job.admitted = time.monotonic()
             if job.target:
-                arrays = self._runtime.attention(job.source, job.target)
-                job.encoded = time.monotonic()
-                _deliver(job, Attended(arrays, job.timings()))
-        chunks = list(_chunks([job for job in jobs if not job.target], self._runtime.lanes))
-        results = self._runtime.encode([[job.source for job in chunk] for chunk in chunks])
-        for chunk, result in zip(chunks, results, strict=True):
-            self.work.source_tokens += sum(job.source_tokens for job in chunk)
-            self.work.padded_tokens += len(chunk) * result.positions
-            self._place(chunk, result)
-        self._scheduler.start(job for job in jobs if job.rows)
+                try:
+                    arrays = self._runtime.attention(job.source, job.target)
+                except Exception as error:
+                    self._fail(job, error)
+                else:
+                    job.encoded = time.monotonic()
+                    job.deliver(Attended(arrays, job.timings()))
+        parts = list(chunks([job for job in jobs if not job.target], self._runtime.lanes))
+        results = self._runtime.encode([[job.source for job in part] for part in parts])
+        placed: list[Job] = []
+        for part, result in zip(parts, results, strict=True):
+            if isinstance(result, Exception):
+                for job in part:
+                    self._fail(job, result)
+                continue
+            self.work.source_tokens += sum(job.source_tokens for job in part)
+            self.work.padded_tokens += len(part) * result.positions
+            placed += self._place(part, result)
+        self._scheduler.start(placed)
 
-    def _place(self, jobs: list[Job], result: EncodedBatch) -> None:
-        used, finished, state = self._rows.extent, time.monotonic(), self._state
-        if lengths := [job.source_tokens for job in jobs if job.search]:
-            written, read = self._reach(used)
-            self._cache.deepen(used, written, max(read, *lengths))
-            self._cache.grow(max(used, len(self._rows) + len(lengths)))
+    def _place(self, jobs: list[Job], result: EncodedBatch) -> list[Job]:
+        """Deliver what was only to be encoded; give the others rows, and return them."""
+        finished, state, placed = time.monotonic(), self._state, []
         for index, job in enumerate(jobs):
             job.encoded = finished
-            if job.search:
-                row = self._rows.place(job)
-                self._cache.store(row, result.caches, index, job.source_tokens)
-                state.token[row], state.position[row], state.lengths[row] = START, 0, job.source_tokens
-                self._greedy.start(row, 0 if job.asked else job.search.decoding.max_tokens)
-                if job.asked:
-                    self._searching.append(job)
-            else:
-                memory = result.memory[index, : job.source_tokens]
-                vectors = self._runtime.pool(memory)[None] if job.pooled else memory.copy()
-                job.encoded = time.monotonic()
-                _deliver(job, Encoded(vectors, job.timings()))
+            try:
+                if job.search:
+                    row = self._rows.place(job)
+                    self._cache.store(row, result.caches, index, job.source_tokens)
+                    state.token[row], state.position[row], state.lengths[row] = START, 0, job.source_tokens
+                    self._greedy.start(row, 0 if job.asked else job.search.decoding.max_tokens)
+                    if job.asked:
+                        self._searching.append(job)
+                    placed.append(job)
+                else:
+                    memory = result.memory[index, : job.source_tokens]
+                    vectors = self._runtime.pool(memory)[None] if job.pooled else memory.copy()
+                    job.encoded = time.monotonic()
+                    job.deliver(Encoded(vectors, job.timings()))
+            except Exception as error:
+                self._fail(job, error)
+        return placed
 
-    def _reach(self, rows: int) -> tuple[int, int]:
-        """Target and source positions that the next step's deepest row needs, of the first ``rows``."""
-        state = self._state
-        return int(state.position[:rows].max(initial=0)) + 1, int(state.lengths[:rows].max(initial=0))
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End ``job``, whose own work ended in ``error``: whoever shares the engine with it goes on."""
+        logger.error("a job failed", exc_info=error)
+        self._release(job)
+        if job in self._scheduler.running:
+            self._scheduler.finish([job])
+        job.fail(ServiceError(BUG))
 
     def _step(self) -> None:
+        k, whole = self._ask()
         self._copy(self._rows.pack())
         rows, state = len(self._rows), self._state
-        self._cache.deepen(rows, *self._reach(rows))
-        # ONNX Runtime's TopK takes twice as long to find one token as to find two.
-        wanted = 2
-        for job in self._searching:
-            assert job.search
-            wanted = max(wanted, job.search.wanted)
-            if (token := job.search.given) is not None:
-                state.given[job.places[0]] = token
-        k = min(wanted, self._runtime.manifest.model.vocabulary)
-        tokens, log_probabilities, given = self._runtime.step(self._cache, state, rows, k)
-        best = tokens[:, 0]
-        ended = self._greedy.write(state.position[:rows], best, log_probabilities[:, 0])
+        if not rows:
+            return  # all that were asked have failed
+        found = self._runtime.step(self._cache, state, rows, k, whole)
+        self._cache.written(state.position[:rows] + 1)
+        best = found.tokens[:, 0]
+        ended = self._greedy.write(state.position[:rows], best, found.log_probabilities[:, 0])
         finished = [self._rows.owners[row] for row in ended]
         for row, job in zip(ended, finished, strict=True):
             assert isinstance(job.search, Single)
@@ -265,51 +284,76 @@ class Engine:
         self.work.steps += 1
         self.work.rows += rows
         if self._searching:
-            finished += self._search([tokens.tolist(), log_probabilities.tolist(), given.tolist()])
+            finished += self._search(found)
         self._scheduler.finish(finished)
         for job in finished:
-            assert job.search
-            _deliver(job, Translated(job.search.hypotheses, job.timings()))
             self._release(job)
+            try:
+                assert job.search
+                job.deliver(Translated(job.search.hypotheses, job.timings()))
+            except Exception as error:
+                self._fail(job, error)
 
-    def _search(self, found: list[list[Any]]) -> list[Job]:
+    def _ask(self) -> tuple[int, bool]:
+        """How many tokens the next step finds for every row, and whether somebody chooses from all of them."""
+        shared, most, state = 2, 0, self._state  # TopK takes twice as long to find one token as to find two
+        for job in list(self._searching):
+            assert job.search
+            try:
+                wanted, token = job.search.wanted, job.search.given
+            except Exception as error:
+                self._fail(job, error)
+                continue
+            if token is not None:
+                state.given[job.places[0]] = token
+            most = max(most, wanted)
+            if wanted <= SHARED_K:
+                shared = max(shared, wanted)
+        if most > SHARED_K and not self._runtime.gives_log_softmax:
+            shared = most
+        return min(shared, self._runtime.manifest.model.vocabulary), most > shared
+
+    def _search(self, found: Found) -> list[Job]:
         """Let those searches that are asked choose from what a step found; returns the jobs that are done."""
         copies: list[Copy] = []
         finished: list[Job] = []
         heard: dict[AbstractEventLoop, list[tuple[Listener, int]]] = defaultdict(list)
         chosen: list[tuple[Job, list[int]]] = []
-        for job in self._searching:
+        for job in list(self._searching):
             assert job.search
-            following = job.search.advance([Candidates(*(part[row] for part in found)) for row in job.places])
+            try:
+                wanted = job.search.wanted
+                best = [Candidates(*found.best(row, wanted), float(found.given[row])) for row in job.places]
+                following = job.search.advance(best)
+            except Exception as error:
+                self._fail(job, error)
+                continue
+            if job.listener:
+                heard[job.listener.loop].append((job.listener, job.search.last))
             if following:
                 copies += self._rows.follow(job, [parent for parent, _ in following])
                 chosen.append((job, [token for _, token in following]))
             else:
                 finished.append(job)
-            if job.listener:
-                heard[job.listener.loop].append((job.listener, job.search.last))
         self._copy(copies)
         for job, each in chosen:
             for row, token in zip(job.places, each, strict=True):
                 self._state.token[row] = token
         # What is done is told before anything else can go wrong.
-        _tell(heard)
+        tell(heard)
         return finished
 
     def _release(self, job: Job) -> None:
         """Free the rows of ``job``, if it has any; they are filled again before the next step."""
         if job.places:
-            # What nobody owns needs no room.
-            self._state.position[job.places] = self._state.lengths[job.places] = 0
             self._rows.release(job)
-            if job.asked:
+            if job in self._searching:
                 self._searching.remove(job)
 
     def _copy(self, copies: list[Copy]) -> None:
         """Copy rows over others: caches and all."""
         if not copies:
             return
-        self._cache.grow(max(copy.row for copy in copies) + 1)
         state = self._state
         for origin, row, fresh in copies:
             # Rows of one beam share the source's part: within it, only the target's needs copying.
@@ -317,58 +361,3 @@ class Engine:
         origins, rows = [copy.origin for copy in copies], [copy.row for copy in copies]
         state.copy(origins, rows)
         self._greedy.copy(origins, rows)
-
-
-def _chunks(jobs: list[Job], lanes: int) -> Iterator[list[Job]]:
-    """``jobs`` by length, so that attention pads little, in parts of `ENCODE_CHUNK` tokens at most or one job.
-
-    Few jobs are parted so that each of ``lanes`` has some.
-    """
-    longest = max((job.source_tokens for job in jobs), default=0)
-    limit = min(ENCODE_CHUNK, sum(job.source_tokens for job in jobs) // lanes + longest - 1)
-    chunk: list[Job] = []
-    tokens = pairs = 0
-    for job in sorted(jobs, key=lambda job: job.source_tokens):
-        length = job.source_tokens
-        padding = (len(chunk) * length**2 - pairs) / ATTENTION_POSITIONS
-        if chunk and (padding > RUN_TOKENS or tokens + length > limit):
-            yield chunk
-            chunk, tokens, pairs = [], 0, 0
-        chunk.append(job)
-        tokens += length
-        pairs += length**2
-    if chunk:
-        yield chunk
-
-
-def _tell(heard: dict[AbstractEventLoop, list[tuple[Listener, int]]]) -> None:
-    """Give every listener its token, waking each event loop once."""
-
-    def tell(news: list[tuple[Listener, int]]) -> None:
-        for listener, token in news:
-            try:
-                listener.hear(token)
-            except Exception:  # the others' tokens must not be lost with it
-                logger.exception("a listener failed")
-
-    for loop, news in heard.items():
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-            loop.call_soon_threadsafe(tell, news)
-
-
-def _deliver(job: Job, result: Translated | Encoded | Attended) -> None:
-    # A client may cancel the future from its own thread at any moment; from here on it no longer can.
-    if job.future.set_running_or_notify_cancel():
-        job.future.set_result(result)
-
-
-def _fail(job: Job, error: ServiceError) -> None:
-    if not job.future.done() and job.future.set_running_or_notify_cancel():
-        job.future.set_exception(error)
-
-
-def _give_up(job: Job) -> None:
-    if job.cancelled and job.future.cancel():
-        job.future.set_running_or_notify_cancel()
-    else:
-        _fail(job, DeadlineExceeded(job.deadline - job.arrived))

@@ -2,6 +2,9 @@
 
 from typing import Any, ClassVar
 
+BUG = "this is a bug of the service; its log says more"
+"""What a client is told of an error that is none of the others."""
+
 
 class ServiceError(Exception):
     """An error a client is told about as application/problem+json (RFC 9457)."""

@@ -51,6 +51,12 @@ class Ingress:
         """Whether it takes requests."""
         return not self._serving.done()
 
+    def refuse(self) -> None:
+        """Take no new connections from now on; those there are, are asked to close."""
+        self._leaving = True
+        for listening in self._server.servers if self._server.started else []:
+            listening.close()
+
     async def drain(self) -> None:
         """Take no new connections, answer every request that has come, close."""
         self._leaving = True
@@ -58,8 +64,7 @@ class Ingress:
             await asyncio.sleep(0.01)
         # Connections that wait to be accepted would be lost with the socket they came to.
         await asyncio.sleep(0.01)
-        for listening in self._server.servers:
-            listening.close()
+        self.refuse()
         # A connection that is closed while its client sends would cost a request: clients are asked to close it.
         deadline = asyncio.get_running_loop().time() + LEAVING_SECONDS
         await asyncio.sleep(0.05)  # the last of them are not known to the server at once

@@ -1,18 +1,24 @@
 """A job: one sentence's way through the engine, and what it ends in."""
 
+import contextlib
+import logging
 import time
 from asyncio import AbstractEventLoop
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from export.bundle import Manifest
 from serving.decoding import Decoding
+from serving.errors import DeadlineExceeded, ServiceError
 from serving.scheduler import Ticket
 from serving.search import Hypothesis, Search, search_for
 
 Array = NDArray[Any]
+logger = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -88,6 +94,43 @@ class Job(Ticket):
         """Stages as of now."""
         return Timings(self.admitted - self.arrived, self.encoded - self.admitted, time.monotonic() - self.encoded)
 
+    def misfit(self, manifest: Manifest) -> str | None:
+        """What of it the model of ``manifest`` cannot work on, for which the graphs would fail; None when it can."""
+        limits, vocabulary = manifest.limits, manifest.model.vocabulary
+        prefix = self.search.decoding.prefix if self.search else ()
+        for part, ids, most in (
+            ("source", self.source, limits.source_tokens),
+            ("target", self.target, limits.target_tokens),
+            ("prefix", prefix, limits.target_tokens - 1),
+        ):
+            if len(ids) > most:
+                return f"its {part} has {len(ids)} tokens; the model takes {most}"
+            if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+                return f"its {part} has tokens that are none of the model's {vocabulary}"
+        if not self.source:
+            return "its source has no tokens"
+        if self.search and not 0 < (asked := self.search.decoding.max_tokens) <= limits.target_tokens:
+            return f"it may write {asked} tokens; the model writes 1 to {limits.target_tokens}"
+        return None
+
+    def deliver(self, result: Translated | Encoded | Attended) -> None:
+        """End with ``result``."""
+        # A client may cancel the future from its own thread at any moment; from here on it no longer can.
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(result)
+
+    def fail(self, error: ServiceError) -> None:
+        """End with ``error``, unless it has ended."""
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+    def give_up(self) -> None:
+        """End because nobody waits for it any more."""
+        if self.cancelled and self.future.cancel():
+            self.future.set_running_or_notify_cancel()
+        else:
+            self.fail(DeadlineExceeded(self.deadline - self.arrived))
+
 
 def translation(source: list[int], decoding: Decoding, deadline: float, listener: Listener | None = None) -> Job:
     """A job that ends in `Translated` by ``deadline`` (``time.monotonic``); ValueError for a listener with a beam."""
@@ -110,3 +153,18 @@ def inspection(source: list[int], target: list[int], deadline: float) -> Job:
     """A job that ends in `Attended`."""
     cost = len(source) + len(target)
     return Job(cost, cost, 0, deadline, source=source, target=target)
+
+
+def tell(heard: Mapping[AbstractEventLoop, Sequence[tuple[Listener, int]]]) -> None:
+    """Give every listener its token, waking each event loop once."""
+
+    def each(news: Sequence[tuple[Listener, int]]) -> None:
+        for listener, token in news:
+            try:
+                listener.hear(token)
+            except Exception:  # the others' tokens must not be lost with it
+                logger.exception("a listener failed")
+
+    for loop, news in heard.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            loop.call_soon_threadsafe(each, news)

@@ -218,15 +218,15 @@ class Pipeline:
         tokenised = time.perf_counter()
         stages = {"tokenise": tokenised - begin}
         if written is None:
-            most = min(limit, model.default_limit(len(source_ids)))
+            most = min(limit, self.manifest.limits.target_tokens, model.default_limit(len(source_ids)))
             [found] = await self._run([translation(source_ids, Decoding(most), deadline)], deadline)
             target_ids = found.hypotheses[0].tokens
             stages |= _stages([found])
         else:
             self._check("translation", [written])
             target_ids = self.tokenizer.target(written)
-            if len(target_ids) > limit:
-                raise TooLarge("translation", len(target_ids), limit, "tokens")
+            if len(target_ids) > (most := min(limit, self.manifest.limits.target_tokens)):
+                raise TooLarge("translation", len(target_ids), most, "tokens")
         # What the decoder reads at each position is the token before it: queries carry the token they read.
         read = [START, *target_ids[:-1]]
         [seen] = await self._run([inspection(source_ids, read, deadline)], deadline)

@@ -39,6 +39,10 @@ class Rows(Generic[T]):
         """Rows up to the last one, those that have been freed included."""
         return len(self.owners)
 
+    def used(self, row: int) -> bool:
+        """Whether somebody owns ``row``."""
+        return row < len(self.owners) and row not in self._holes
+
     def place(self, job: T) -> int:
         """Give ``job`` its first row: one that has been freed, or a new one at the end. Not between two `follow`."""
         if self._holes:

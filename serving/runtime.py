@@ -1,38 +1,31 @@
 """A bundle's graphs in ONNX Runtime: sessions, threads, providers, buffers bound in place."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from export.bundle import POOLING, BundleError, Manifest
+from export import ort
+from export.bundle import LOG_SOFTMAX, POOLING, BundleError, Manifest
+from export.ort import onnxruntime
 from model.tokenizer import PADDING
 from serving.cache import KeyValueCache
-
-# Beyond 256 keys, with fewer heads in the batch than threads, GroupQueryAttention would sum a row's keys in blocks: its
-# last bits would depend on the company and on the number of threads.
-os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
 
 Array = NDArray[Any]
 Result = TypeVar("Result")
 Way = Literal["alone", "shared", "lanes"]
 """How a step is computed: by the calling thread alone; by all threads, which divide each product among them and meet
 after every node; or by each thread for rows of its own, through the whole graph, so that they meet once."""
-_Bound = tuple[list[Callable[[], None]], dict[str, Array]]
+_Bound = tuple[list[Callable[[], None]], "Found"]
 """A step's lanes, and the arrays they write to."""
 ALIGNMENT = 8
 """Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
-SPIN_MICROSECONDS = 50
-"""How long a session's threads wait awake for more. From one node to the next this saves waking them, a fifth of a
-step with two threads; much longer, and those of one graph would keep the cores from the next one, or from HTTP."""
 CLEARLY = 0.9
 """What another way's share of the time of a lone thread must be below to be preferred: threads that have to meet suffer
 more when others want the cores as well."""
@@ -44,8 +37,6 @@ TRIALS = 7
 """Times each way is timed; the median counts."""
 MOST_BOUND = 128
 """Numbers of rows and k whose bindings are kept at one time, 30 KiB each; those used longest ago go first."""
-SLOW_FUSIONS = ["SkipLayerNormFusion"]
-"""Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +52,35 @@ class EncodedBatch:
     def positions(self) -> int:
         """Of each row, padding included."""
         return int(self.memory.shape[1])
+
+
+class Found(NamedTuple):
+    """What a step found for its rows; overwritten by the next one."""
+
+    tokens: Array
+    """``[rows, k]`` int64: the k best next tokens, best first; of two that are equally likely the lesser id."""
+    log_probabilities: Array
+    """``[rows, k]`` fp32: theirs."""
+    given: Array
+    """``[rows]`` fp32: the log-probability of each row's given token."""
+    log_softmax: Array | None
+    """``[rows, vocabulary]`` fp32: the log-probabilities of all tokens, where they were asked for."""
+
+    def best(self, row: int, k: int) -> tuple[list[int], list[float]]:
+        """The ``k`` best tokens of ``row``, or more, and their log-probabilities."""
+        if k <= self.tokens.shape[1]:
+            return self.tokens[row].tolist(), self.log_probabilities[row].tolist()
+        assert self.log_softmax is not None
+        return k_best(self.log_softmax[row], k)
+
+
+def k_best(log_probabilities: Array, k: int) -> tuple[list[int], list[float]]:
+    """The ``k`` best of ``log_probabilities`` ``[vocabulary]``, or all, as the graph's TopK would give them."""
+    k = min(k, len(log_probabilities))
+    least = np.partition(log_probabilities, -k)[-k]
+    tokens = np.flatnonzero(log_probabilities >= least)
+    best = tokens[np.argsort(-log_probabilities[tokens], kind="stable")[:k]]
+    return best.tolist(), log_probabilities[best].tolist()
 
 
 def pad(rows: list[list[int]]) -> tuple[Array, Array]:
@@ -116,13 +136,7 @@ class Runtime:
         self.lanes = threads if device == "cpu" else 1
 
         def session(name: str, threads: int) -> onnxruntime.InferenceSession:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
-            options.log_severity_level = 3
-            return onnxruntime.InferenceSession(
-                folder / f"{name}.onnx", options, providers=[provider], disabled_optimizers=SLOW_FUSIONS
-            )
+            return ort.session(folder / f"{name}.onnx", threads, provider)
 
         # Pooling is a few small products: threads would cost more than they save.
         self._shared = {name: session(name, 1 if name == POOLING else threads) for name in manifest.graphs}
@@ -132,8 +146,9 @@ class Runtime:
         self._pool = ThreadPoolExecutor(max(1, self.lanes - 1), thread_name_prefix="lane")
         self._ways: dict[int, Way] = {0: "shared"}
         """The way of a step, from so many rows on."""
-        self._layout: tuple[KeyValueCache, int, StepState] | None = None
-        self._bound: dict[tuple[int, int], _Bound] = {}
+        self._owners: tuple[KeyValueCache, StepState] | None = None
+        """Whose addresses are bound."""
+        self._bound: dict[tuple[int, int, bool], _Bound] = {}
         self._cache_names = [
             spec.name
             for spec in manifest.graphs["decoder"].inputs
@@ -142,8 +157,16 @@ class Runtime:
 
     def cache(self, rows: int) -> KeyValueCache:
         """Memory for at most ``rows`` hypotheses being decoded."""
-        model = self.manifest.model
-        return KeyValueCache(self._cache_names, model.heads, model.head_width, rows, self.manifest.cache.dtype)
+        model, limits = self.manifest.model, self.manifest.limits
+        positions = limits.target_tokens, limits.source_tokens
+        return KeyValueCache(
+            self._cache_names, model.heads, model.head_width, rows, positions, self.manifest.cache.dtype
+        )
+
+    @property
+    def gives_log_softmax(self) -> bool:
+        """Whether a step can give the log-probabilities of all tokens; bundles written before cannot."""
+        return any(spec.name == LOG_SOFTMAX for spec in self.manifest.graphs["decoder"].outputs)
 
     def tune(self, most: int) -> None:
         """Find the fastest way to take a step, for up to ``most`` rows, by trying; seconds for a large model."""
@@ -151,15 +174,12 @@ class Runtime:
             return
         rows = min(most, TRIED_ROWS[-1])
         cache, state = self.cache(rows), StepState(rows)
-        cache.deepen(0, TRIED_POSITION + 1, TRIED_POSITION)
-        cache.grow(rows)
         state.position[:] = state.lengths[:] = TRIED_POSITION
         for tried in (count for count in TRIED_ROWS if count <= rows):
             ways: list[Way] = ["alone", "shared", "lanes"] if tried >= self.lanes else ["alone", "shared"]
             seconds = {way: self._seconds(cache, state, tried, way) for way in ways}
             best = min(ways, key=seconds.__getitem__)
             self._ways[tried] = best if seconds[best] < CLEARLY * seconds["alone"] else "alone"
-        self._layout = None  # what was bound for the trials is of no more use
 
     def _seconds(self, cache: KeyValueCache, state: "StepState", rows: int, way: Way) -> float:
         """How long a step takes in a ``way``."""
@@ -167,25 +187,27 @@ class Runtime:
         taken = []
         for _ in range(TRIALS + 1):
             begin = time.perf_counter()
-            self._side_by_side(steps)
+            for outcome in self._side_by_side(steps):
+                if isinstance(outcome, Exception):
+                    raise outcome
             taken.append(time.perf_counter() - begin)
         return float(np.median(taken[1:]))  # the first allocates
 
-    def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[EncodedBatch]:
-        """Run the encoder on each of ``batches`` of sources, as the results are asked for; they come in order."""
+    def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[EncodedBatch | Exception]:
+        """Run the encoder on each of ``batches`` of sources, as the results are asked for; they come in order.
+
+        A batch that fails gives its exception; it is no matter to the others.
+        """
         for begin in range(0, len(batches), self.lanes):
             dealt = batches[begin : begin + self.lanes]
             session = (self._own if len(dealt) > 1 else self._shared)["encoder"]
             yield from self._side_by_side([partial(self._encode, session, batch) for batch in dealt])
 
-    def _side_by_side(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
-        """The results of at most as many ``calls`` as there are lanes, the first made in this thread."""
-        others = [self._pool.submit(call) for call in calls[1:]]
-        try:
-            first = calls[0]()
-        finally:
-            wait(others)  # Whichever fails, none still writes to the arrays that the others share with it.
-        return [first, *(other.result() for other in others)]
+    def _side_by_side(self, calls: Sequence[Callable[[], Result]]) -> list[Result | Exception]:
+        """Results or exceptions of at most as many ``calls`` as there are lanes, the first made in this thread."""
+        others = [self._pool.submit(_outcome, call) for call in calls[1:]]
+        # Whichever fails, none still writes to the arrays that the others share with it when this returns.
+        return [_outcome(calls[0]), *(other.result() for other in others)]
 
     def _encode(self, session: onnxruntime.InferenceSession, sources: list[list[int]]) -> EncodedBatch:
         padded, lengths = pad(sources)
@@ -194,35 +216,43 @@ class Runtime:
         outputs = dict(zip(names, found, strict=True))
         return EncodedBatch(outputs.pop("memory"), outputs)
 
-    def step(self, cache: KeyValueCache, state: "StepState", rows: int, k: int) -> tuple[Array, Array, Array]:
+    def step(self, cache: KeyValueCache, state: "StepState", rows: int, k: int, whole: bool = False) -> Found:
         """One decoding step for the first ``rows`` rows of ``cache`` and ``state``, each at its own position.
 
-        Returns the k best next tokens ``[rows, k]`` int64 with their log-probabilities ``[rows, k]`` fp32, best first,
-        and the log-probabilities ``[rows]`` of the given tokens; they are overwritten by the next step. The caches are
-        written in place.
+        The caches are written in place. ``whole`` asks for the log-probabilities of all tokens too, where the bundle
+        has them (`gives_log_softmax`).
         """
-        # Binding costs about as much as a small step, and rows come and go: what was bound is kept until it moves.
-        layout = (cache, cache.layout, state)
-        if layout != self._layout:
-            self._layout = layout
+        # Binding costs about as much as a small step, and rows come and go: what was bound is kept.
+        if (cache, state) != self._owners:
+            self._owners = cache, state
             self._bound.clear()
-        bound = self._bound.pop((rows, k), None)
+        bound = self._bound.pop((rows, k, whole), None)
         if bound is None:
             way = self._ways[max(count for count in self._ways if count <= rows)]
-            bound = self._bind(cache, state, rows, k, way)
+            bound = self._bind(cache, state, rows, k, way, whole)
             if len(self._bound) == MOST_BOUND:
                 del self._bound[next(iter(self._bound))]
-        self._bound[rows, k] = bound
+        self._bound[rows, k, whole] = bound
         steps, found = bound
-        self._side_by_side(steps)
-        return found["tokens"], found["log_probabilities"], found["given_log_probability"]
+        for outcome in self._side_by_side(steps):
+            if isinstance(outcome, Exception):
+                raise outcome
+        return found
 
-    def _bind(self, cache: KeyValueCache, state: "StepState", rows: int, k: int, way: Way) -> _Bound:
-        found: dict[str, Array] = {
-            "tokens": np.empty((rows, k), np.int64),
-            "log_probabilities": np.empty((rows, k), np.float32),
-            "given_log_probability": np.empty(rows, np.float32),
-        }
+    def _bind(
+        self, cache: KeyValueCache, state: "StepState", rows: int, k: int, way: Way, whole: bool = False
+    ) -> _Bound:
+        vocabulary = self.manifest.model.vocabulary
+        found = Found(
+            np.empty((rows, k), np.int64),
+            np.empty((rows, k), np.float32),
+            np.empty(rows, np.float32),
+            np.empty((rows, vocabulary), np.float32) if whole else None,
+        )
+        written = {"tokens": found.tokens, "log_probabilities": found.log_probabilities}
+        written["given_log_probability"] = found.given
+        if found.log_softmax is not None:
+            written[LOG_SOFTMAX] = found.log_softmax
         lanes = self.lanes if way == "lanes" else 1
         session = (self._shared if way == "shared" else self._own)["decoder"]
         steps: list[Callable[[], None]] = []
@@ -230,7 +260,7 @@ class Runtime:
             part = slice(rows * lane // lanes, rows * (lane + 1) // lanes)
             caches = {name: array[part] for name, array in cache.arrays.items()}
             inputs = {name: array[part] for name, array in state.inputs.items()} | {"k": np.array([k])} | caches
-            outputs = {name: array[part] for name, array in found.items()}
+            outputs = {name: array[part] for name, array in written.items()}
             outputs |= {f"{name}_out": array for name, array in caches.items() if array.ndim == 4}
             binding = session.io_binding()
             for name, array in inputs.items():
@@ -257,6 +287,14 @@ class Runtime:
         }
         found = self._shared["attention"].run(names, feeds)
         return {name: array[0] for name, array in zip(names, found, strict=True)}
+
+
+def _outcome(call: Callable[[], Result]) -> Result | Exception:
+    """What ``call`` returns, or raises."""
+    try:
+        return call()
+    except Exception as error:
+        return error
 
 
 def _step(session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, bound: object) -> None:

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from export.bundle import DEFAULT, locate
+from serving.cores import cores
 
 PREFIX = "DRAGOMAN_"
 
@@ -15,9 +16,10 @@ Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-def _cores() -> int:
-    """Cores this process may run on, which is not always all the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _no_gpus(gpus: float) -> float:
+    if gpus:
+        raise ValueError("GPU replicas have not been proven to translate rightly yet, so it must be 0")
+    return gpus
 
 
 class Settings(BaseSettings):
@@ -43,10 +45,11 @@ class Settings(BaseSettings):
     """How long more replicas have been needed before they are started."""
     scale_down_seconds: Seconds = 300
     """How long fewer have been needed before some are ended."""
-    cpus: Count = Field(default_factory=lambda others: max(1, _cores() // others.get("max_replicas", 1)))
-    """Processor cores a replica takes, and threads it computes with; all, shared by the replicas, unless given."""
-    gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs a replica takes; above 0 it computes with CUDA, for which the bundle must be fp32."""
+    cpus: Count = Field(default_factory=lambda others: max(1, cores() // others.get("max_replicas", 1)))
+    """Processor cores a replica takes, and threads it computes with; unless given, all that there are (in a container:
+    that it may use), shared by the replicas."""
+    gpus: Annotated[float, AfterValidator(_no_gpus)] = 0
+    """GPUs a replica takes: none yet."""
     rows: Count = 128
     """Hypotheses that are decoded at one time: a sentence is as many as its beam."""
     request_rows: Count = 4
@@ -94,6 +97,11 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def device(self) -> Literal["cpu", "cuda"]:
+    def device(self) -> Literal["cpu"]:
         """Where a replica computes."""
-        return "cuda" if self.gpus else "cpu"
+        return "cpu"
+
+    @property
+    def address(self) -> str:
+        """Host and port as a URL has them: an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import Invalid, Malformed, MethodNotAllowed, NotFound, ServiceError, TooLarge
+from serving.errors import BUG, Invalid, Malformed, MethodNotAllowed, NotFound, ServiceError, TooLarge
 from serving.offload import unless_short
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -26,7 +26,6 @@ SHORT_BODY = 65_535
 """Bytes: JSON is read faster than texts are worked on."""
 LINGER_SECONDS = 5.0
 """How long a body that is too large is still taken."""
-BUG = "this is a bug of the service; its log says more"
 FAULTS_TOLD = 10
 """Unknown members that are named one by one."""
 

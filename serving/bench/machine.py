@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from export.functions import OPSET, VENDOR
+from export.ort import onnxruntime
 from export.quantize import WEIGHT_LIMIT
+from serving.cores import cores
 
 Precision = Literal["fp32", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
@@ -47,7 +48,7 @@ class Machine:
 
     cpu: str
     cores: int
-    """Those this process may run on."""
+    """Those this process may use."""
     instruction_sets: tuple[str, ...]
     memory_bytes: int
     load_average: float
@@ -74,7 +75,7 @@ def describe(threads: Sequence[int], packages: Sequence[str]) -> Machine:
             continue
     return Machine(
         cpu=cpu or platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         load_average=load,

@@ -1,9 +1,13 @@
 """What the commands share: one clear message when something is wrong, and settings and search as options."""
 
+import contextlib
 import importlib.util
 import inspect
+import io
 import json
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -27,6 +31,41 @@ def fail(message: str) -> NoReturn:
     """One clear message on standard error, and exit status 1."""
     errors.print(message, markup=False, soft_wrap=True)
     raise typer.Exit(1)
+
+
+def standard_input() -> bytes:
+    """All of standard input, or fail."""
+    if sys.stdin is None:
+        fail("standard input is closed: give it text, such as dragoman translate < text.txt")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        fail(f"standard input: {error.strerror}")
+
+
+@contextlib.contextmanager
+def streams() -> Iterator[None]:
+    """Let text go out as UTF-8 whatever the terminal's encoding, as it comes in; what cannot be read or written is one
+    line and exit status 1, and a reader that has gone (``| head``) is none."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        errors.print("standard output is closed: there is nowhere to write to")
+        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer cannot be written: Python must not try once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            errors.print(f"{error.filename or 'standard output'}: {error.strerror}", markup=False, soft_wrap=True)
+        sys.exit(1)
 
 
 def require(module: str, extra: str) -> None:
@@ -82,7 +121,8 @@ def refuse_settings(error: ValidationError) -> NoReturn:
 
 def _setting_fault(fault: Any) -> str:
     place = ".".join(map(str, fault["loc"]))
-    return f"setting {place}: {fault['msg']}, not {fault['input']!r}" if place else fault["msg"]
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"setting {place}: {said}, not {fault['input']!r}" if place else said
 
 
 def options_of(**given: Any) -> "TranslateOptions":

@@ -59,6 +59,12 @@ def export(
         )
     console = Console()
     console.print(f"ONNX Runtime against {report.reference}: largest differences", table)
+    if long := report.long:
+        console.print(
+            f"sequences of {long.lengths[0]} to {long.lengths[1]} tokens, {long.steps} steps: {long.tokens_equal} of "
+            f"{long.tokens} tokens equal, log-probability {long.log_probability_error:.1e}, at half of the tokens "
+            f"{long.typical_error:.1e}"
+        )
     console.print(f"at half of the tokens no log-probability differs by more than {report.typical_error:.1e}")
     if report.vector_error is not None:
         console.print(f"no number of a sentence vector differs by more than {report.vector_error:.1e}")

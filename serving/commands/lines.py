@@ -1,14 +1,14 @@
 """``dragoman translate`` and ``dragoman encode``: standard input line by line, without a server."""
 
 import asyncio
+import codecs
 import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving.commands.console import BeamSize, LengthPenalty, errors, fail, options_of, with_settings
+from serving.commands.console import BeamSize, LengthPenalty, errors, fail, options_of, standard_input, with_settings
 from serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _lines() -> list[str]:
     """Standard input as lines; a byte that is not UTF-8 is refused with its line's number."""
     lines: list[str] = []
-    given = sys.stdin.buffer.read()
+    given = standard_input().removeprefix(codecs.BOM_UTF8)
     for number, line in enumerate(given.removesuffix(b"\n").split(b"\n") if given else [], 1):
         try:
             lines.append(line.decode())

@@ -8,9 +8,9 @@ from serving.settings import Settings
 def serve(settings: Settings) -> None:
     """Start the service and answer until it is told to stop."""
     from export.bundle import BundleError, Manifest
-    from serving.deployment import StartError, run
+    from serving.service import StartError, run
 
-    url = f"http://{settings.host}:{settings.port}"
+    url = f"http://{settings.address}"
     example = """-d '{"text": "The file could not be opened."}'"""
 
     def starting(manifest: Manifest) -> None:

@@ -102,6 +102,7 @@ def test_the_manifest_describes_inputs_and_outputs_of_every_graph(each_bundle: P
         "tokens": ("int64", ("rows", "k")),
         "log_probabilities": ("float32", ("rows", "k")),
         "given_log_probability": ("float32", ("rows",)),
+        "log_softmax": ("float32", ("rows", 512)),
     }
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from export import functions
 from export.functions import DOMAIN, OPSET, VENDOR, Bodies
+from export.ort import onnxruntime
 from export.quantize import WEIGHT_LIMIT, QuantizedLinear, Rounding
 from tests.export.formula import attention, by_head
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
 from export.bundle import MANIFEST, POOLING, BundleError, digest, read_manifest
 from export.exporter import ParityError, export
+from export.ort import onnxruntime
 from export.pooling import NAME, pooling_graph
 from export.subgraph import attention_nodes, cut_out
 from export.verify import VECTOR_BOUND

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from export.bundle import read_manifest
+from export.ort import onnxruntime
 from export.subgraph import attention_nodes, cut_out
 from tests.export.formula import attention, by_head
 

@@ -84,13 +84,13 @@ class Held:
         self._allowed = 0
         engine._runtime.step = self._hold  # type: ignore[method-assign]
 
-    def _hold(self, cache: Any, state: Any, rows: int, k: int) -> Any:
+    def _hold(self, cache: Any, state: Any, rows: int, k: int, whole: bool) -> Any:
         with self._changed:
             self._due.append(rows)
             self._changed.notify_all()
             assert self._changed.wait_for(lambda: len(self.taken) < self._allowed, 120), "nobody lets this step go"
             self.taken.append(rows)
-        return self._step(cache, state, rows, k)
+        return self._step(cache, state, rows, k, whole)
 
     def next(self) -> int:
         """Rows of the step that waits to be let go, as soon as there is one."""

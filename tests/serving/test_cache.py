@@ -1,7 +1,9 @@
-"""The cache against plain lists: room comes and goes, what the rows hold stays."""
+"""The cache against plain lists: memory comes and goes, what the rows hold stays."""
 
-import itertools
+import mmap
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from serving.cache import KeyValueCache, depth
+from export.bundle import capacity
+from serving.cache import SHALLOW, KeyValueCache
 
 Array = NDArray[Any]
 HEADS, HEAD_WIDTH, LAYERS = 2, 4, 2
@@ -30,8 +33,11 @@ DTYPES = ("float32", "int8")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def cache(limit: int = 20, dtype: str = "float32") -> KeyValueCache:
-    return KeyValueCache(NAMES, HEADS, HEAD_WIDTH, limit, dtype)
+LONGEST = 260
+
+
+def cache(rows: int = 20, dtype: str = "float32", head_width: int = HEAD_WIDTH) -> KeyValueCache:
+    return KeyValueCache(NAMES, HEADS, head_width, rows, (LONGEST, LONGEST), dtype)
 
 
 def numbers(random: np.random.Generator, dtype: str, *shape: int) -> Array:
@@ -44,33 +50,27 @@ def encoded(seed: int, dtype: str, batch: int, length: int) -> dict[str, Array]:
     return {name: numbers(random, dtype, batch, HEADS, length, HEAD_WIDTH) for name in CROSS}
 
 
-def test_a_depth_holds_its_positions_is_an_odd_multiple_of_8_and_not_much_more() -> None:
-    depths = [depth(positions) for positions in range(3000)]
-    assert all(positions <= found for positions, found in enumerate(depths))
-    assert all(found % 16 == 8 for found in depths)
-    assert depths == sorted(depths)
-    steps = sorted(set(depths))
-    assert steps[:5] == [24, 40, 56, 88, 136]
-    assert all(1.3 < after / before < 1.7 for before, after in itertools.pairwise(steps))
+@pytest.mark.parametrize("positions", [1, 16, 255, 256, 257])
+def test_the_capacity_holds_its_positions_and_is_odd(positions: int) -> None:
+    assert capacity(positions) % 2 == 1
+    assert positions <= capacity(positions) <= positions + 1
 
 
 @every_dtype
-def test_room_appears_as_zeros(dtype: str) -> None:
-    memory = cache(dtype=dtype)
-    memory.grow(3)
-    memory.deepen(0, 30, 50)
+def test_there_is_room_for_every_row_from_the_start_and_it_is_zeros(dtype: str) -> None:
+    memory = KeyValueCache(NAMES, HEADS, HEAD_WIDTH, 3, (30, 50), dtype)
     assert set(memory.arrays) == set(NAMES)
     assert {array.dtype for array in memory.arrays.values()} == {np.dtype(dtype)}
     assert not any(array.any() for array in memory.arrays.values())
-    assert memory.arrays["self_key_1"].shape == (memory.rows, HEADS, 40, HEAD_WIDTH)
-    assert memory.arrays["cross_value_0"].shape == (memory.rows, HEADS, 56, HEAD_WIDTH)
-    assert memory.arrays["last_value_1"].shape == (memory.rows, 1, HEADS * HEAD_WIDTH)
+    assert memory.arrays["self_key_1"].shape == (3, HEADS, 31, HEAD_WIDTH)
+    assert memory.arrays["cross_value_0"].shape == (3, HEADS, 51, HEAD_WIDTH)
+    assert memory.arrays["last_value_1"].shape == (3, 1, HEADS * HEAD_WIDTH)
+    assert all(array.flags.c_contiguous for array in memory.arrays.values())
 
 
 @every_dtype
 def test_a_source_is_stored_with_its_last_key_and_value_once_more(dtype: str) -> None:
     memory, caches = cache(dtype=dtype), encoded(0, dtype, batch=3, length=16)
-    memory.grow(2)
     memory.store(1, caches, index=2, length=13)
     for name, values in caches.items():
         np.testing.assert_array_equal(memory.arrays[name][1, :, :13], values[2, :, :13])
@@ -81,68 +81,80 @@ def test_a_source_is_stored_with_its_last_key_and_value_once_more(dtype: str) ->
         assert not memory.arrays[name][1, :, 13:].any()
 
 
-def test_more_rows_than_the_limit_are_refused_and_the_last_step_of_growth_stops_there() -> None:
-    memory = cache(limit=9)
-    memory.grow(1)
-    assert 1 <= memory.rows < 9
-    memory.grow(9)
-    assert memory.rows == 9
-    with pytest.raises(ValueError, match="10 rows are more than the limit of 9"):
-        memory.grow(10)
+def resident(memory: KeyValueCache) -> int:
+    """Bytes of the caches that are in memory, as the system counts them."""
+    found, inside = 0, False
+    addresses = [array.ctypes.data for array in memory.arrays.values() if array.ndim == 4]
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            begin, end = (int(each, 16) for each in bounds.groups())
+            inside = any(begin <= address < end for address in addresses)
+        elif inside and line.startswith("Rss:"):
+            found += 1024 * int(line.split()[1])
+    return found
 
 
-def test_nothing_moves_without_need() -> None:
+def test_memory_is_taken_as_rows_grow_and_given_back_when_a_long_one_is_done() -> None:
+    memory = cache(rows=32, head_width=64)
+    every = sum(array.nbytes for array in memory.arrays.values())
+    begin = resident(memory)
+    assert 0 < begin < every / 4
+    source = {name: np.tile(each, 16) for name, each in encoded(0, "float32", batch=1, length=LONGEST).items()}
+    for row in range(32):
+        memory.store(row, source, 0, LONGEST if row % 2 else SHALLOW)
+    for name in SELF:
+        memory.arrays[name][::2, :, :SHALLOW] = 1
+        memory.arrays[name][1::2] = 1
+    memory.written(np.array([LONGEST if row % 2 else SHALLOW for row in range(32)]))
+    full = resident(memory)
+    assert full > every / 2
+    assert memory.deep() == list(range(1, 32, 2))
+    kept = {name: array[[0, 30, 31]].copy() for name, array in memory.arrays.items()}
+    memory.give_back(memory.deep()[:-1], most=float("inf"))
+    assert memory.deep() == [31]
+    assert full - resident(memory) > 0.9 * 15 * memory.row_bytes
+    for name, array in kept.items():
+        assert np.array_equal(memory.arrays[name][[0, 30, 31]], array), "another row lost something"
+    assert all(np.isfinite(array).all() for array in memory.arrays.values())
+
+
+def test_no_more_is_given_back_at_once_than_told_but_always_a_row() -> None:
     memory = cache()
-    memory.grow(3)
-    memory.deepen(3, 10, 10)
-    layout, before = memory.layout, dict(memory.arrays)
-    memory.grow(2)
-    memory.deepen(3, 20, 7)
-    assert memory.layout == layout
-    assert all(memory.arrays[name] is array for name, array in before.items())
+    memory.written(np.full(20, LONGEST))
+    memory.give_back(memory.deep(), most=2.5 * memory.row_bytes)
+    assert memory.deep() == list(range(2, 20))
+    memory.give_back(memory.deep(), most=0)
+    assert memory.deep() == list(range(3, 20))
 
 
-def test_the_layout_changes_whenever_the_arrays_do() -> None:
+@pytest.mark.parametrize(("dtype", "head_width"), [("int8", 32), ("int8", 64), ("float32", 32), ("float32", 64)])
+def test_heads_come_to_new_pages_of_memory_at_different_steps(dtype: str, head_width: int) -> None:
+    """Or the step at which all of them do would wait for the system."""
+    memory = KeyValueCache(NAMES, 8, head_width, 16, (256, 256), dtype)
+    array = memory.arrays["self_key_0"]
+    position, head = array.strides[2], array.strides[1]
+    new = [
+        sum((begin + step * position) % mmap.PAGESIZE < position for begin in range(0, 16 * 8 * head, head))
+        for step in range(1, 256)
+    ]
+    assert max(new) <= 2 * (sum(new) / len(new)) + 1
+
+
+def test_nothing_ever_moves() -> None:
+    """Whatever happens to the rows: a step that had to wait for others' memory to be copied would be late."""
     memory = cache()
-    seen = {memory.layout}
-    for change in (lambda: memory.grow(1), lambda: memory.deepen(1, 99, 1), lambda: memory.deepen(1, 99, 99)):
-        before = dict(memory.arrays)
-        change()
-        assert any(memory.arrays[name] is not array for name, array in before.items())
-        seen.add(memory.layout)
-    assert len(seen) == 4
-
-
-def test_memory_is_used_again_and_what_is_deep_is_given_up_for_what_is_shallow() -> None:
-    memory = cache()
-    memory.grow(20)
-    memory.deepen(20, 130, 250)
-    most = memory.bytes
-    for written, read in itertools.product((1, 30, 60, 130), (9, 40, 250)):
-        memory.deepen(20, written, read)
-        assert memory.bytes == most
-        assert memory.arrays["self_key_0"].base is not None
-    memory.deepen(20, 1, 9)
-    assert memory.arrays["self_key_0"].shape[2] == memory.arrays["cross_key_0"].shape[2] == 24
-
-
-@every_dtype
-def test_memory_is_no_more_than_its_rows_and_depths_need(dtype: str) -> None:
-    memory = cache(dtype=dtype)
-    memory.grow(20)
-    memory.deepen(0, 100, 100)
-    count = 20 * HEADS * HEAD_WIDTH * (4 * depth(100) + 4 * depth(100) + 4)
-    assert (
-        memory.bytes
-        == {"float32": 4, "int8": 1}[dtype] * count
-        == sum(array.nbytes for array in memory.arrays.values())
-    )
+    before = {name: (array.ctypes.data, array.shape, array.strides) for name, array in memory.arrays.items()}
+    memory.store(7, encoded(0, "float32", batch=1, length=LONGEST), 0, LONGEST)
+    memory.copy(7, 19, LONGEST, LONGEST)
+    memory.written(np.full(20, LONGEST))
+    memory.give_back(memory.deep())
+    after = {name: (array.ctypes.data, array.shape, array.strides) for name, array in memory.arrays.items()}
+    assert after == before
 
 
 @every_dtype
 def test_copying_touches_nothing_but_the_positions_told(dtype: str) -> None:
-    memory, random = cache(dtype=dtype), np.random.default_rng(0)
-    memory.grow(3)
+    memory, random = cache(3, dtype), np.random.default_rng(0)
     for array in memory.arrays.values():
         array[:] = numbers(random, dtype, *array.shape)
     before = {name: array.copy() for name, array in memory.arrays.items()}
@@ -170,13 +182,6 @@ class Use(RuleBasedStateMachine):
         self.memory, self.limit, self.dtype = cache(limit, dtype), limit, dtype
         self.rows: list[dict[str, Array]] = []
         self.random = np.random.default_rng(0)
-        self.room: dict[str, int] = {}
-
-    def written(self) -> int:
-        return max((row["self_key_0"].shape[1] for row in self.rows), default=0)
-
-    def read(self) -> int:
-        return max((row["cross_key_0"].shape[1] for row in self.rows), default=0)
 
     def numbers(self, *shape: int) -> Array:
         return numbers(self.random, self.dtype, *shape)
@@ -185,8 +190,6 @@ class Use(RuleBasedStateMachine):
     @rule(lengths=st.lists(st.sampled_from([1, 5, 8, 24, 25, 60, 130, 260]), min_size=1, max_size=5))
     def join(self, lengths: Sequence[int]) -> None:
         lengths = lengths[: self.limit - len(self.rows)]
-        self.memory.deepen(len(self.rows), self.written() + 1, max(*lengths, self.read(), 1))
-        self.memory.grow(len(self.rows) + len(lengths))
         caches = {name: self.numbers(len(lengths), HEADS, max(lengths), HEAD_WIDTH) for name in CROSS}
         for index, length in enumerate(lengths):
             self.memory.store(len(self.rows), caches, index, length)
@@ -202,19 +205,24 @@ class Use(RuleBasedStateMachine):
     @rule(steps=st.sampled_from([1, 2, 7, 30]))
     def write(self, steps: int) -> None:
         """Each row at its own position."""
-        self.memory.deepen(len(self.rows), self.written() + steps, self.read())
+        steps = min(steps, LONGEST - max(row["self_key_0"].shape[1] for row in self.rows))
         for index, row in enumerate(self.rows):
             for name in SELF:
                 begin, values = row[name].shape[1], self.numbers(HEADS, steps, HEAD_WIDTH)
                 self.memory.arrays[name][index, :, begin : begin + steps] = values
                 row[name] = np.concatenate([row[name], values], axis=1)
+        self.memory.written(np.array([row["self_key_0"].shape[1] for row in self.rows]))
+
+    @rule(most=st.sampled_from([0, 10_000, 10**9]))
+    def give_back(self, most: int) -> None:
+        """What is not in use any more."""
+        self.memory.give_back([row for row in self.memory.deep() if row >= len(self.rows)], most)
 
     @precondition(lambda self: 0 < len(self.rows) < self.limit)
     @rule(choice=st.integers(0, 99))
     def split(self, choice: int) -> None:
         """A beam grows into a new row."""
         origin = choice % len(self.rows)
-        self.memory.grow(len(self.rows) + 1)
         self.copy(origin, len(self.rows), fresh=True)
         self.rows.append(dict(self.rows[origin]))
 
@@ -254,15 +262,14 @@ class Use(RuleBasedStateMachine):
         for array in self.memory.arrays.values():
             assert array.dtype == self.dtype
             assert array.flags.c_contiguous
-            assert len(array) == self.memory.rows <= self.limit
+            assert len(array) == self.memory.rows == self.limit
             assert np.isfinite(array).all()
 
     @invariant()
-    def memory_is_the_most_there_ever_was_room_for(self) -> None:
-        for kind in ("self", "cross", "last"):
-            now = sum(array.nbytes for name, array in self.memory.arrays.items() if name.startswith(kind))
-            self.room[kind] = max(self.room.get(kind, 0), now)
-        assert self.memory.bytes == sum(self.room.values())
+    def the_long_ones_are_known(self) -> None:
+        for index, row in enumerate(self.rows):
+            if max(row["self_key_0"].shape[1], row["cross_key_0"].shape[1]) > SHALLOW:
+                assert index in self.memory.deep()
 
 
 TestUse = Use.TestCase

@@ -334,3 +334,53 @@ def test_a_stream_that_is_closed_stops_its_work(pipeline: Pipeline) -> None:
         assert not len(pipeline.engine._scheduler)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("limit", [300, 40])
+def test_attention_over_more_than_the_model_or_the_settings_allow_is_refused_and_harms_nobody(
+    tiny_bundle: Path, limit: int
+) -> None:
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1, max_attention_tokens=limit))
+    most = min(limit, 128)
+    asked = ("Hello.", "en", "de", "encoder-decoder", None, None)
+
+    async def run() -> None:
+        with pytest.raises(TooLarge, match=rf"translation has .* tokens; the limit is {most}"):
+            await pipeline.attention(asked[0], "word " * 150, *asked[1:])
+        with pytest.raises(TooLarge, match=r"text has .* tokens"):
+            await pipeline.attention("word " * 150, None, *asked[1:])
+        seen, _ = await pipeline.attention(asked[0], None, *asked[1:])
+        assert len(seen.queries) <= most
+
+    try:
+        asyncio.run(run())
+        pipeline.engine.check_health()
+    finally:
+        pipeline.close()
+
+
+@pytest.mark.parametrize("part", ["sources", "decode"])
+def test_a_fault_of_the_tokenizer_ends_one_request(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1))
+    whole = getattr(pipeline.tokenizer, part)
+    calls = iter([1])
+
+    def once(*arguments: Any) -> Any:
+        if next(calls, None):
+            raise RuntimeError("planted")
+        return whole(*arguments)
+
+    async def run() -> None:
+        await pipeline.translate(["Hello."], "en", "de", TranslateOptions(max_tokens=4))
+        monkeypatch.setattr(pipeline.tokenizer, part, once)
+        asked = [pipeline.translate([text], "en", "de", TranslateOptions(max_tokens=4)) for text in ("One.", "Two.")]
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(end, RuntimeError) for end in ends] == [True, False]
+
+    try:
+        asyncio.run(run())
+        assert pipeline.engine.load == pipeline.engine.waiting_tokens == 0
+    finally:
+        pipeline.close()

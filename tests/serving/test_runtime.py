@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from export.bundle import MANIFEST, BundleError, Manifest, read_manifest
 from export.exporter import Precision
@@ -15,7 +17,7 @@ from model.tokenizer import END, START
 from model.transformer import Transformer
 from serving.bench.subjects import write_bundle
 from serving.cache import KeyValueCache
-from serving.runtime import Runtime, StepState, Way, pad
+from serving.runtime import Runtime, StepState, Way, k_best, pad
 
 SOURCES = [[4, 9, END], [4, 9, 9, 9, END], [4, *range(20, 50), END]]
 
@@ -30,8 +32,6 @@ def begin(runtime: Runtime, sources: list[list[int]], rows: int = 8) -> tuple[Ke
     """A cache that holds ``sources``, and the state before their first step."""
     cache, state = runtime.cache(rows), StepState(rows)
     [encoded] = runtime.encode([sources])
-    cache.deepen(0, 1, max(map(len, sources)))
-    cache.grow(len(sources))
     for row, source in enumerate(sources):
         cache.store(row, encoded.caches, row, len(source))
         state.token[row], state.lengths[row] = START, len(source)
@@ -42,7 +42,7 @@ def write(runtime: Runtime, cache: KeyValueCache, state: StepState, rows: int, s
     """Greedy tokens and their log-probabilities, step by step."""
     found = []
     for _ in range(steps):
-        tokens, likely, _ = runtime.step(cache, state, rows, 2)
+        tokens, likely, *_ = runtime.step(cache, state, rows, 2)
         found.append([*tokens[:, 0].tolist(), *likely[:, 0].tolist()])
         state.token[:rows] = tokens[:, 0]
         state.position[:rows] += 1
@@ -71,15 +71,15 @@ def test_the_cache_has_the_decoders_names_and_nothing_in_it(runtime: Runtime) ->
     cache = runtime.cache(5)
     parts = [f"{part}_{layer}" for part in ("key", "value") for layer in (0, 1)]
     assert set(cache.arrays) == {f"{kind}_{part}" for kind in ("self", "cross", "last") for part in parts}
-    assert cache.limit == 5
-    assert cache.bytes == 0
+    assert cache.rows == 5
+    assert not any(array.any() for array in cache.arrays.values())
 
 
 def test_the_k_best_are_best_first_and_log_probabilities(runtime: Runtime) -> None:
     vocabulary = runtime.manifest.model.vocabulary
     cache, state = begin(runtime, SOURCES)
     state.given[:3] = [0, vocabulary - 1, 77]
-    tokens, likely, given = (array.copy() for array in runtime.step(cache, state, 3, vocabulary))
+    tokens, likely, given = (array.copy() for array in runtime.step(cache, state, 3, vocabulary)[:3])
     assert (np.diff(likely, axis=1) <= 0).all()
     np.testing.assert_allclose(np.exp(likely).sum(axis=1), 1, atol=1e-4)
     for row in range(3):
@@ -104,13 +104,28 @@ def test_each_row_is_at_its_own_position(runtime: Runtime) -> None:
         assert [[step[row], step[3 + row]] for step in following] == whole[row][begins : begins + 3]
 
 
-@pytest.mark.parametrize("written", [41, 100])
-def test_rows_get_the_same_bits_at_whatever_depth(runtime: Runtime, written: int) -> None:
-    plain = write(runtime, *begin(runtime, SOURCES), 3, 12)
+@pytest.mark.parametrize("way", ["alone", "shared", "lanes"])
+def test_all_log_probabilities_lead_to_the_tokens_that_the_graph_finds(
+    lively_bundle: Callable[[Precision], Path], way: Way
+) -> None:
+    bundle = lively_bundle("int8")
+    runtime = Runtime(bundle, read_manifest(bundle), 3)
+    runtime._ways = {0: way}
     cache, state = begin(runtime, SOURCES)
-    half = write(runtime, cache, state, 3, 6)
-    cache.deepen(3, written, 128)
-    assert half + write(runtime, cache, state, 3, 6) == plain
+    vocabulary = runtime.manifest.model.vocabulary
+    asked = [each.copy() for each in runtime.step(cache, state, 3, vocabulary)[:3]]
+    found = runtime.step(cache, state, 3, 2, whole=True)
+    assert np.array_equal(found.given, asked[2])
+    for row in range(3):
+        for k in (3, 100, vocabulary, vocabulary + 9):
+            assert found.best(row, k) == (asked[0][row, :k].tolist(), asked[1][row, :k].tolist())
+        assert found.best(row, 2) == (asked[0][row, :2].tolist(), asked[1][row, :2].tolist())
+
+
+@given(st.lists(st.sampled_from([-9.0, -2.5, -1.0, -0.0, 0.0, 3.0]), min_size=1, max_size=40), st.integers(1, 50))
+def test_of_tokens_that_are_equally_likely_the_first_is_the_best(likely: list[float], k: int) -> None:
+    expected = sorted(range(len(likely)), key=lambda token: (-likely[token], token))[:k]
+    assert k_best(np.array(likely, np.float32), k) == (expected, [likely[token] for token in expected])
 
 
 def test_a_step_works_on_the_cache_and_the_state_it_is_given(runtime: Runtime) -> None:
@@ -149,7 +164,7 @@ def test_rows_get_the_same_bits_in_every_way(
         cache, state = begin(runtime, sources, len(sources))
         found.append([write(runtime, cache, state, rows, 3) for rows in (threads, 20, 11)])
     assert found[0] == found[1]
-    assert len(several._bound[11, 2][0]) == (threads if way == "lanes" else 1)
+    assert len(several._bound[11, 2, False][0]) == (threads if way == "lanes" else 1)
 
 
 def test_the_fastest_way_is_found_by_trying(lively_bundle: Callable[[Precision], Path]) -> None:
@@ -170,7 +185,7 @@ def test_the_fastest_way_is_found_by_trying(lively_bundle: Callable[[Precision],
     cache, state = begin(runtime, SOURCES * 5, 15)
     for rows, lanes in ((15, 1), (14, 1), (3, 1)):
         runtime.step(cache, state, rows, 2)
-        assert len(runtime._bound[rows, 2][0]) == lanes
+        assert len(runtime._bound[rows, 2, False][0]) == lanes
 
 
 def test_tuning_leaves_what_follows_as_it_was(runtime: Runtime, lively_bundle: Callable[[Precision], Path]) -> None:
@@ -211,16 +226,24 @@ def test_a_fault_in_one_lane_reaches_the_caller_when_all_lanes_have_ended(
     before = {name: array.copy() for name, array in cache.arrays.items()}
     time.sleep(0.05)
     assert all(np.array_equal(array, before[name]) for name, array in cache.arrays.items())
+
+
+def test_a_batch_that_cannot_be_encoded_is_no_matter_to_the_others(lively_bundle: Callable[[Precision], Path]) -> None:
+    bundle = lively_bundle("int8")
+    runtime = Runtime(bundle, read_manifest(bundle), 2)
+    [expected] = runtime.encode([SOURCES])
     bad = [[4, 10**6, END]]
-    for batches in ([SOURCES, bad], [bad, SOURCES], [bad]):
-        with pytest.raises(Exception, match="out of"):
-            list(runtime.encode(batches))
+    for batches in ([SOURCES, bad], [bad, SOURCES], [bad], [bad, bad, SOURCES]):
+        for batch, found in zip(batches, runtime.encode(batches), strict=True):
+            if batch is bad:
+                assert isinstance(found, Exception)
+                assert "out of" in str(found)
+            else:
+                assert np.array_equal(found.memory, expected.memory)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_rows_k_and_depth_may_change_from_step_to_step(
-    lively_bundle: Callable[[Precision], Path], threads: int
-) -> None:
+def test_rows_and_k_may_change_from_step_to_step(lively_bundle: Callable[[Precision], Path], threads: int) -> None:
     bundle = lively_bundle("int8")
     one, several = (Runtime(bundle, read_manifest(bundle), count) for count in (1, threads))
     several._ways = {0: "alone", 3: "shared", 10: "lanes"}
@@ -228,11 +251,10 @@ def test_rows_k_and_depth_may_change_from_step_to_step(
     states = [(runtime, *begin(runtime, sources, 40)) for runtime in (one, several)]
     choices = random.Random(threads)
     for _ in range(60):
-        rows, k, written = choices.randint(1, 40), choices.randint(1, 4), choices.choice([20, 60, 120])
+        rows, k, whole = choices.randint(1, 40), choices.randint(1, 4), choices.choice([False, True])
         found = []
         for runtime, cache, state in states:
-            cache.deepen(40, written, 40)
-            outputs = [array.copy() for array in runtime.step(cache, state, rows, k)]
+            outputs = [array.copy() for array in runtime.step(cache, state, rows, k, whole) if array is not None]
             state.token[:rows] = outputs[0][:, -1]
             state.position[:rows] = (state.position[:rows] + 1) % 18
             found.append(outputs)
@@ -244,7 +266,7 @@ def test_only_what_was_bound_last_is_kept(runtime: Runtime, monkeypatch: pytest.
     cache, state = begin(runtime, SOURCES, 8)
     for rows in (1, 2, 3, 2, 1):
         runtime.step(cache, state, rows, 2)
-    assert list(runtime._bound) == [(2, 2), (1, 2)]
+    assert list(runtime._bound) == [(2, 2, False), (1, 2, False)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -264,7 +286,6 @@ def test_long_rows_get_the_same_bits_on_any_number_of_threads(precision: Precisi
         for rows in (1, 3):
             runtime = Runtime(tmp_path / "long", manifest, threads)
             cache, state = begin(runtime, sources[:rows], rows)
-            cache.deepen(rows, 700, 704)
             # The caches of a row that has written much: any finite numbers do.
             for name, array in cache.arrays.items():
                 if name.startswith("self"):

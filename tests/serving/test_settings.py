@@ -64,7 +64,7 @@ def test_senseless_values_are_refused(name: str, value: object) -> None:
 
 
 def test_cores_are_shared_among_as_many_replicas_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.settings._cores", lambda: 12)
+    monkeypatch.setattr("serving.settings.cores", lambda: 12)
     assert (Settings().max_replicas, Settings().cpus) == (1, 12)
     assert (Settings(replicas=3).max_replicas, Settings(replicas=3).cpus) == (3, 4)
     assert Settings(replicas=2, max_replicas=6).cpus == 2

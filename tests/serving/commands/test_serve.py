@@ -16,7 +16,7 @@ from tests.service import dragoman, free_port
         (["--rows", "0"], {}, "setting rows: Input should be greater than 0, not 0"),
         ([], {"DRAGOMAN_PORT": "abc"}, "setting port: "),
         ([], {"DRAGOMAN_PROT": "1"}, "unknown in the environment: DRAGOMAN_PROT"),
-        (["--gpus", "1"], {}, "CUDA"),
+        (["--gpus", "1"], {}, "setting gpus: GPU replicas have not been proven"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_message(arguments: list[str], environment: dict[str, str], said: str) -> None:

@@ -1,0 +1,172 @@
+"""A Ray of our own on this machine: on loopback only, without the processes that no service needs, its token fresh, its
+files in a private folder, and ended by its driver alone.
+
+Import this before anything that imports Ray, which reads its environment then. What it changes in Ray has no setting in
+version 2.60; `tests/serving/test_exposure.py` and `test_stopping.py` fail when a later one does without.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from serving.ray_environment import prepare_local
+
+prepare_local()
+
+import psutil
+import ray
+import ray._private.node
+import ray._private.utils
+import ray._private.worker
+
+LONGEST_FOLDER = 40
+"""Bytes: the paths of Ray's sockets are up to 65 longer, and the system takes 107."""
+DOUBLE_SECONDS = 0.5
+"""A signal that comes so soon after the first is the same one, which somebody has passed on as well."""
+END_SECONDS = 5.0
+"""How long processes that have been killed are waited for."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class CannotStart(RuntimeError):
+    """Ray cannot start here; the message says what to set."""
+
+
+class Stop:
+    """SIGINT and SIGTERM: the first asks for an orderly end, a second one ends everything at once."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.interrupts = False
+        """Whether the first raises KeyboardInterrupt in the main thread, besides."""
+        self.folder: Path | None = None
+        """What is to be removed if everything ends at once."""
+        self._first = 0.0
+        self.listen()
+
+    def listen(self) -> None:
+        """Take signals from now on, whoever took them before."""
+        for number in SIGNALS:
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.asked.is_set():
+            if time.monotonic() - self._first > DOUBLE_SECONDS:
+                _kill(psutil.Process().children(recursive=True))
+                if self.folder:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                os._exit(128 + number)
+            return
+        self._first = time.monotonic()
+        self.asked.set()
+        if self.interrupts:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def running(stop: Stop, **options: Any) -> Iterator[None]:
+    """Start Ray with ``options`` of ``ray.init``, and end it and everything it started.
+
+    While it starts, signals are only noted (``stop.asked``). CannotStart when it cannot.
+    """
+    _leave_out()
+    with _private_folder() as folder:
+        stop.folder = folder
+        token = folder / "token"
+        token.touch(0o600)
+        token.write_text(secrets.token_hex(32), encoding="utf-8")
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        # Whoever tells all processes of a service to end, as systemd does, tells Ray's too, and they would be gone
+        # before requests are answered. They inherit the mask; the driver ends them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                _temp_dir=str(folder / "ray"),
+                _plasma_directory=None if os.access("/dev/shm", os.W_OK) else str(folder),
+                **options,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            end()
+            raise CannotStart(f"Ray cannot start: {error}") from None
+        finally:
+            stop.listen()  # Ray has set handlers of its own
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            yield
+        finally:
+            end()
+
+
+def _leave_out() -> None:
+    """Have Ray start no dashboard, no monitor of an autoscaler, no reader of logs; and let its driver keep SIGTERM."""
+    node = ray._private.node.Node
+    node.start_monitor = node.start_log_monitor = lambda self: None
+    node.start_api_server = lambda self, **_: None
+    # The agent beside the raylet cannot be left out. Without the dashboard's packages it serves nothing.
+    ray._private.utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A new folder for Ray's sockets, logs and token that only this user can enter; gone in the end."""
+    inside = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(inside)) > LONGEST_FOLDER - len("/dragoman-12345678/ray"):
+        inside = "/tmp"
+    try:
+        # Ray opens what it makes to everybody, so it gets a folder within.
+        folder = Path(tempfile.mkdtemp(prefix="dragoman-", dir=inside))
+    except OSError as error:
+        said = f"cannot write to {inside}: {error.strerror}; set RAY_TMPDIR to a folder with a short name that can be"
+        raise CannotStart(said) from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end() -> None:
+    """End Ray and everything it started, without asking."""
+    node = ray._private.worker._global_node
+    children = psutil.Process().children(recursive=True)  # known only as long as their parents live
+
+    def kill(**_: object) -> None:
+        _kill(children)
+
+    if node is None:
+        _kill(children)
+    else:
+        # Ray would ask one after another to end and wait a second for each; they do not listen.
+        node.kill_all_processes = kill
+    ray.shutdown()
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    """Kill ``processes`` and wait until they are gone."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    deadline = time.monotonic() + END_SECONDS
+    while any(map(_alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        # Whose parent has ended may wait a while for somebody to ask after it.
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

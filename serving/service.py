@@ -1,0 +1,86 @@
+"""``dragoman serve``: the whole service on this machine, from the first check to the last process."""
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from export.bundle import Manifest, read_manifest
+from serving import local_ray  # before Ray itself
+from serving.deployment import NAME, application
+from serving.ingress import LEAVING_SECONDS, bound
+from serving.local_ray import CannotStart, Stop
+from serving.runtime import check_device
+from serving.settings import Settings
+
+from ray import serve  # isort: skip
+from ray.serve.config import HTTPOptions, ProxyLocation  # isort: skip
+
+STORE_BYTES = 100 << 20
+"""Of Ray's shared memory, which nothing of this uses but Ray itself."""
+
+
+class StartError(RuntimeError):
+    """The service cannot start; the message says why."""
+
+
+@contextlib.contextmanager
+def holding(settings: Settings) -> Iterator[None]:
+    """Keep the port from other services, also before anybody listens; StartError when another has it."""
+    try:
+        bound(settings.host, settings.port, socket.SO_REUSEADDR).close()
+        # Replicas may share it with each other and with this; whoever does not say so may not.
+        held = bound(settings.host, settings.port, socket.SO_REUSEPORT) if settings.ingress == "direct" else None
+    except OSError as error:
+        said = f"cannot listen on {settings.address}: {error.strerror}; choose another with --host or --port"
+        raise StartError(said) from None
+    with contextlib.closing(held) if held else contextlib.nullcontext():
+        yield
+
+
+def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM, on a Ray of our own; a second signal ends at once.
+
+    Calls ``starting`` when the settings and the bundle are found good, ``ready`` once requests are answered. Raises
+    StartError, BundleError.
+    """
+    # All that can be known to be wrong is said before Ray starts, which takes seconds.
+    with holding(settings):
+        manifest = read_manifest(settings.bundle)
+        check_device(settings.bundle, manifest, settings.device)
+        starting(manifest)
+        stop = Stop()
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        cpus = settings.max_replicas * settings.cpus
+        try:
+            with local_ray.running(stop, num_cpus=cpus, object_store_memory=STORE_BYTES):
+                _serve(settings, stop, ready)
+        except CannotStart as error:
+            raise StartError(str(error)) from None
+
+
+def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
+    stop.interrupts = True
+    try:
+        if stop.asked.is_set():
+            return
+        direct = settings.ingress == "direct"
+        serve.start(
+            proxy_location=ProxyLocation.Disabled if direct else ProxyLocation.EveryNode,
+            http_options=HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.timeout + 30),
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        serve.run(application(settings.model_dump()), name=NAME, route_prefix="/")
+    except KeyboardInterrupt:
+        return
+    except RuntimeError as error:
+        raise StartError(f"no replica could start: {error}") from None
+    finally:
+        stop.interrupts = False
+    ready()
+    stop.asked.wait()
+    # Waits for the requests under way, and for ever if Ray has ended.
+    deleting = threading.Thread(target=lambda: serve.delete(NAME), daemon=True)
+    deleting.start()
+    deleting.join(settings.timeout + LEAVING_SECONDS + 10)

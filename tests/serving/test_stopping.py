@@ -1,0 +1,156 @@
+"""How a service ends, and how a replica does whose engine has broken."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from loadtest.servers import clean_environment
+from tests.conftest import ROOT
+from tests.processes import alive, family, kill, listening, replicas, within
+from tests.service import Answer, fetch, free_port
+
+pytestmark = pytest.mark.slow
+
+
+class Service:
+    """A real service and what it says."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+        self.process, self.port, self.url = process, port, f"http://127.0.0.1:{port}"
+
+    def translate(self, text: str = "The file could not be opened.", more: str = "") -> Answer:
+        return fetch(f"{self.url}/v1/translate", f'{{"text": "{text}"{more}}}'.encode())
+
+
+@pytest.fixture
+def start(tiny_bundle: Path) -> Callable[..., "contextmanager[Service]"]:
+    @contextmanager
+    def start(*arguments: str, wait: bool = True, **environment: str) -> Iterator[Service]:
+        port = free_port()
+        command = [sys.executable, "-m", "serving.cli", "serve", "--bundle", str(tiny_bundle), "--port", str(port)]
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_environment(**environment),
+        )
+        found = Service(process, port)
+        try:
+            if wait:
+                assert process.stdout
+                while "  curl " not in (line := process.stdout.readline()):
+                    assert line, "it has not started"
+            yield found
+        finally:
+            if process.poll() is None:
+                kill(family(process.pid), signal.SIGKILL)
+            process.communicate()
+
+    return start
+
+
+def test_a_signal_to_every_process_ends_it_as_one_to_the_first_does(start: Callable[..., Service]) -> None:
+    """As a service manager sends it: what is under way is still answered."""
+    with start("--rows", "16", "--cpus", "1") as service, ThreadPoolExecutor(6) as threads:
+        every = family(service.process.pid)
+        under_way = [threads.submit(service.translate, "Hello there. " * 150, ', "min_tokens": 60') for _ in range(6)]
+        time.sleep(1)
+        assert not any(each.done() for each in under_way)
+        kill(every, signal.SIGTERM)
+        said, _ = service.process.communicate(timeout=60)
+        assert [each.result().status for each in under_way] == [200] * 6
+        assert service.process.returncode == 0
+        assert said.split() == ["stopped"]
+        assert alive(every) == []
+
+
+def test_without_work_that_takes_seconds(start: Callable[..., Service]) -> None:
+    with start() as service:
+        every = family(service.process.pid)
+        kill(every, signal.SIGTERM)
+        begin = time.monotonic()
+        said, _ = service.process.communicate(timeout=60)
+        assert time.monotonic() - begin < 20
+        assert (service.process.returncode, said.split(), alive(every)) == (0, ["stopped"], [])
+
+
+def test_a_second_signal_ends_everything_at_once(start: Callable[..., Service]) -> None:
+    with start("--cpus", "1") as service, ThreadPoolExecutor(1) as threads:
+        every = family(service.process.pid)
+        hanging = threads.submit(service.translate, "Hello there. " * 1500, ', "min_tokens": 100')
+        time.sleep(1)
+        service.process.send_signal(signal.SIGINT)
+        time.sleep(0.7)
+        assert service.process.poll() is None
+        service.process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        said, _ = service.process.communicate(timeout=60)
+        assert time.monotonic() - begin < 6
+        assert service.process.returncode == 128 + signal.SIGINT
+        assert (said.strip(), alive(every)) == ("", [])
+        assert hanging.exception() is not None
+
+
+@pytest.mark.parametrize("seconds", [1.5, 3.5, 6.0])
+def test_a_signal_to_every_process_during_the_start_ends_it(start: Callable[..., Service], seconds: float) -> None:
+    with start(wait=False) as service:
+        time.sleep(seconds)
+        every = family(service.process.pid)
+        kill(every, signal.SIGTERM)
+        said, _ = service.process.communicate(timeout=60)
+        assert service.process.returncode in (0, -signal.SIGTERM), said  # that one before Python has a say
+        assert "Traceback" not in said
+        assert within(5, lambda: not alive(every)) is not None
+
+
+def test_a_replica_whose_engine_breaks_stops_listening_and_is_replaced(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    """Clients are told 503 or refused in the meantime; none hangs, none is told anything wrong."""
+    planted = {"PYTHONPATH": f"{ROOT / 'tests' / 'planted'}:{ROOT}", "FAULTS": str(tmp_path)}
+    with start("--cpus", "1", **planted) as service:
+        root = service.process.pid
+        [broken] = replicas(root)
+        assert service.translate().status == 200
+        (tmp_path / "step").touch()
+        assert service.translate().status == 503
+        at = time.monotonic()
+
+        def listens() -> bool:
+            return any(each.port == service.port for each in listening(family(root)[1:]))
+
+        assert within(5, lambda: not listens(), 0.01) is not None
+        gone = time.monotonic() - at
+        assert within(10, lambda: replicas(root) - {broken}, 0.01) is not None
+        replaced = time.monotonic() - at
+        print(f"stopped listening after {gone:.2f} s, its successor was there after {replaced:.2f} s")
+        assert gone < 1
+        statuses = set()
+        while (now := time.monotonic() - at) < 60:
+            try:
+                statuses.add(service.translate().status)
+            except (OSError, ConnectionError):
+                statuses.add(503)
+            if 200 in statuses:
+                break
+            time.sleep(0.1)
+        assert statuses <= {200, 503}
+        assert 200 in statuses, f"not whole after {now:.0f} s"
+        assert not (tmp_path / "step").exists()
+        with socket.create_connection(("127.0.0.1", service.port), timeout=5):
+            pass
+        service.process.send_signal(signal.SIGTERM)
+        said, _ = service.process.communicate(timeout=60)
+        assert (service.process.returncode, said.split()[-1]) == (
+            0,
+            "stopped",
+        )  # Ray has its say about the one that died
