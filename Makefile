@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: serve test test-all lint loadtest bench clean
+.PHONY: serve test test-all faults lint loadtest bench clean
 
 serve: $(VENV)/.serve
 	@exec $(BIN)/dragoman serve
@@ -15,6 +15,10 @@ test: $(VENV)/.dev lint
 # The slow tests too: the larger model, replicas that die, whole comparisons.
 test-all: test
 	$(BIN)/pytest -n 2 --dist worksteal -m slow
+
+# Two hundred random faults against the real service: ten minutes.
+faults: $(VENV)/.dev
+	$(BIN)/pytest tests/test_faults.py --capture=no --faults 200
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,17 +40,24 @@ from model.translate import search
 Precision = Literal["fp32", "int8"]
 
 
-def export(source: Path, bundle: Path, precision: Precision = "int8", attention: Bodies = "fused") -> Manifest:
+def export(
+    source: Path,
+    bundle: Path,
+    precision: Precision = "int8",
+    attention: Bodies = "fused",
+    english: Sequence[str] = (),
+) -> Manifest:
     """Write ``bundle`` from the checkpoint ``source``; the same checkpoint gives the same bytes.
 
-    Raises CheckpointError, or ParityError when the gate fails; then ``bundle`` is left as it was.
+    ``english`` sentences take the place of those that it is calibrated and compared with. Raises CheckpointError, or
+    ParityError when the gate fails; then ``bundle`` is left as it was.
     """
     if bundle.exists() and not (bundle / MANIFEST).exists() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
     loaded = checkpoint.load(source)
     reference = loaded.model
     if precision == "int8":
-        reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded)))
+        reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded, english)))
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as temporary:
         folder = Path(temporary) / bundle.name
@@ -62,7 +70,7 @@ def export(source: Path, bundle: Path, precision: Precision = "int8", attention:
             signatures[POOLING] = _signature(pooling)
         for name in signatures:
             onnx.checker.check_model(folder / f"{name}.onnx")
-        report = check(folder, reference, loaded.model, probes(loaded), precision, loaded.pooling)
+        report = check(folder, reference, loaded.model, probes(loaded, english), precision, loaded.pooling)
         if not report.passed:
             raise ParityError(f"the parity gate failed; no bundle was written\n{report.model_dump_json(indent=2)}")
         positions = loaded.config.model.max_positions
@@ -103,9 +111,9 @@ def _write(folder: Path, name: str, graph: onnx.ModelProto) -> None:
     (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def calibration(loaded: Checkpoint) -> list[tuple[list[int], list[int]]]:
+def calibration(loaded: Checkpoint, english: Sequence[str] = ()) -> list[tuple[list[int], list[int]]]:
     """Source and target ids to calibrate with: the gate's probes, and the model's translations."""
-    sources = probes(loaded)
+    sources = probes(loaded, english)
     return [(sources[index], hypothesis.tokens) for index, hypothesis in search(loaded.model, sources)]
 
 

@@ -3,6 +3,7 @@
 Batches of real sentences first, then sequences as long as the model allows (`export.long_sequences`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,14 @@ LONG_BOUNDS = {
 SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
-def probes(loaded: Checkpoint) -> list[list[int]]:
+def probes(loaded: Checkpoint, english: Sequence[str] = ()) -> list[list[int]]:
     """Source token ids for every pair, on which a checkpoint's graphs are compared and its int8 scales found.
 
-    They come from English sentences; what is to be in another language is what the model makes of those, or, where it
-    cannot write that language from English, the English itself.
+    They come from ``english`` sentences, those of sentences.txt unless given. What is to be in another language is what
+    the model makes of those, or, where it cannot write that language from English, the English itself.
     """
     tokenizer, limit = loaded.tokenizer, loaded.config.model.max_positions
-    texts = {"en": SENTENCES.read_text(encoding="utf-8").splitlines()}
+    texts = {"en": list(english) or SENTENCES.read_text(encoding="utf-8").splitlines()}
     sources = []
     for source, target in sorted(loaded.config.pairs, key=lambda pair: pair[0] != "en"):
         if source not in texts and ("en", source) in loaded.config.pairs:

@@ -2,11 +2,14 @@
 
 import functools
 import os
+import signal
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 import torch
 
@@ -18,6 +21,7 @@ from model.config import ModelConfig
 from model.pooling import AttentionPooling
 from model.tokenizer import END, Tokenizer
 from model.transformer import Transformer
+from tests.processes import alive, kill, within
 from tests.service import free_port, running
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +40,34 @@ hypothesis.settings.load_profile("dragoman")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", type=Path, help="further pairs (tab-separated, .gz or not) for tests/test_acceptance.py")
+    parser.addoption("--faults", type=int, default=20, help="how many tests/test_faults.py plants")
+    parser.addoption("--seed", type=int, default=0, help="which they are")
     parser.addoption("--first", type=int, default=500, help="how many of them")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """Fails after the last test when a process that any of them has started is still there."""
+    mark = uuid.uuid4().hex
+    os.environ["TESTS_MARK"] = mark
+
+    def left() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TESTS_MARK") == mark and process.pid != os.getpid():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        # Python's own helper, which ends with this process.
+        return [each for each in alive(found) if "multiprocessing.resource_tracker" not in " ".join(each.cmdline())]
+
+    yield
+    within(20, lambda: not left())
+    found = left()
+    commands = [" ".join(each.cmdline()) for each in found]
+    kill(found, signal.SIGKILL)
+    assert commands == []
 
 
 @pytest.fixture(scope="session")

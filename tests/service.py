@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.servers import StartFailed, clean_environment, free_port, wait_until_ready
+from tests.processes import family, kill
 
 __all__ = ["Answer", "dragoman", "fetch", "free_port", "running"]
 
@@ -32,7 +34,10 @@ def running(command: list[str], port: int, **environment: str) -> Iterator["subp
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
-            process.kill()
+            kill(family(process.pid), signal.SIGKILL)
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 class Answer:

@@ -28,6 +28,8 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
+from loadtest.servers import end_on_sigterm
+
 
 class Body(BaseModel):
     """What is asked for."""
@@ -185,6 +187,8 @@ def main() -> None:
     parser.add_argument("--intra-threads", type=int, default=1, help="threads a batch is translated with")
     parser.add_argument("--max-batch", type=int, default=32, help="sentences in a batch")
     arguments = parser.parse_args()
+    # Else the server, once it has ended in good order, dies of the signal, and its processes outlive it.
+    end_on_sigterm()
     listening = socket.create_server(("127.0.0.1", arguments.port), backlog=2048)
     for _ in range(arguments.processes - 1):
         multiprocessing.get_context("fork").Process(target=serve, args=(arguments, listening), daemon=True).start()

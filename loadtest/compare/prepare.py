@@ -29,19 +29,27 @@ VOCABULARY = 32_000
 MOST_TOKENS = 64
 """Of a translation: one in a hundred in real documentation is longer. Were more of them so long, p99 would say how long
 the longest takes alone."""
+FEW, SHORT = 8, 60
+"""Sentences that the paper's shape is calibrated and compared with, and their characters at most."""
 
 
 def prepare(name: str, folder: Path, texts: Sequence[str]) -> None:
-    """Write the model ``name`` ("paper" or "en-de-small") into the empty ``folder``; minutes for the paper's shape.
+    """Write the model ``name`` ("paper" or "en-de-small") into the empty ``folder``, and print what is being done.
 
     Raises CheckpointError, ParityError, OSError.
     """
     small = checkpoint.load(checkpoint.locate(SMALL))
     if name == PAPER:
+        _tell("drawing its weights")
         _write_paper(small, folder / "checkpoint")
     source = folder / "checkpoint" if name == PAPER else checkpoint.locate(name)
-    manifest: Manifest = export(source, folder / "bundle", "int8")
+    # Random weights never end a sentence: long ones would be translated for minutes, and say no more than short ones.
+    english = [text for text in texts if len(text) <= SHORT][:FEW] if name == PAPER else []
+    _tell("exporting it and comparing it with PyTorch")
+    manifest: Manifest = export(source, folder / "bundle", "int8", english=english)
+    _tell("writing it for CTranslate2")
     convert(checkpoint.load(source).model, folder / "ctranslate2")
+    _tell("translating what will be asked")
     description = {
         "name": name,
         "language": manifest.languages[manifest.pairs[0][1]],
@@ -49,6 +57,10 @@ def prepare(name: str, folder: Path, texts: Sequence[str]) -> None:
         "lines": _lines(small, texts),
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
+
+
+def _tell(stage: str) -> None:
+    print(stage, flush=True)
 
 
 def _write_paper(small: Checkpoint, folder: Path) -> None:
@@ -61,7 +73,8 @@ def _write_paper(small: Checkpoint, folder: Path) -> None:
     pieces.trainer_spec.vocab_size = VOCABULARY
     torch.manual_seed(0)
     model = ModelConfig(vocabulary=VOCABULARY, dropout=0.0)
-    config = CheckpointConfig(name=PAPER, pairs=small.config.pairs, model=model)
+    # Of one pair, for what it would be given to read in the other language is what it has written itself: too much.
+    config = CheckpointConfig(name=PAPER, pairs=small.config.pairs[:1], model=model)
     weights = dict(Transformer(model).named_parameters())
     checkpoint.save(folder, config, weights, Tokenizer(pieces.SerializeToString()))
 

@@ -249,8 +249,18 @@ def _model(name: str, folder: Path, data: Path) -> Model:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             command = [sys.executable, "-m", "loadtest.compare.prepare", name, temporary, str(data)]
-            with console.status(f"writing the model {name} for both services (minutes, once)"):
-                subprocess.run(command, check=True, env=clean_environment())
+            said = f"writing the model {name} for both services, once"
+            with (
+                console.status(said) as status,
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment()) as preparing,
+            ):
+                assert preparing.stdout
+                for stage in preparing.stdout:
+                    status.update(f"{said}: {stage.strip()}")
+                    if not console.is_terminal:
+                        console.print(f"{name}: {stage.strip()}", markup=False)
+            if preparing.returncode:
+                raise subprocess.CalledProcessError(preparing.returncode, command)
             # Only what is complete stands under its name.
             Path(temporary).rename(place)
             Path(temporary).mkdir()

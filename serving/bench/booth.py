@@ -55,7 +55,11 @@ class Booth:
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             start_new_session=True,  # a Ctrl-C is for the near end, which then closes this one
         )
-        self._receive()
+        try:
+            self._receive()
+        except BoothError:
+            self.close()
+            raise
 
     def measure(self, batches: Sequence[Batch]) -> Timed:
         """Translate ``batches`` one after the other; BoothError when that fails."""

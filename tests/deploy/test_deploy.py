@@ -17,6 +17,7 @@ from export.bundle import BUNDLES, file_names, read_manifest
 from serving.deployment import application
 from serving.settings import Settings
 from tests.conftest import ROOT
+from tests.processes import family, listening
 from tests.service import fetch, free_port, running
 
 
@@ -46,13 +47,12 @@ def test_the_workers_can_hold_the_replicas() -> None:
     manifest = documents("rayservice.yaml")
     arguments = serve_configs()["rayservice.yaml"]["applications"][0]["args"]
     groups = {group["groupName"]: group for group in manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
-    assert set(groups) == {"cpu", "gpu"}
+    assert set(groups) == {"cpu"}
     [cpu] = groups["cpu"]["template"]["spec"]["containers"]
     assert (
         int(cpu["resources"]["limits"]["cpu"]) * groups["cpu"]["replicas"] >= arguments["replicas"] * arguments["cpus"]
     )
-    [gpu] = groups["gpu"]["template"]["spec"]["containers"]
-    assert gpu["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert manifest["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
 
 
 def test_the_image_has_the_tested_ray_and_no_torch() -> None:
@@ -67,15 +67,20 @@ def test_the_image_has_the_tested_ray_and_no_torch() -> None:
         assert f"COPY {folder} ./{folder}" in dockerfile
 
 
-def ray_environment() -> dict[str, str]:
-    lines = (ROOT / "deploy" / "ray.env").read_text().splitlines()
+def ray_environment(name: str = "ray.env") -> dict[str, str]:
+    lines = (ROOT / "deploy" / name).read_text().splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 
 def test_ray_is_given_the_same_environment_however_it_is_started() -> None:
     expected = ray_environment()
-    source = (ROOT / "serving" / "deployment.py").read_text()
-    assert dict(re.findall(r'setdefault\("(\w+)", "(.*)"\)', source)) == expected
+    whole = (ROOT / "serving" / "ray_environment.py").read_text()
+    everywhere, here = (
+        dict(re.findall(r'(?:setdefault\(|environ\[)"(\w+)"(?:, |\] = )"(.*?)"', source))
+        for source in whole.split("def prepare_local")
+    )
+    assert everywhere == expected
+    assert here == ray_environment("loopback.env")
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     assert dict(re.findall(r"((?:RAY|MALLOC)_\w+)=(\S+)", dockerfile)) == expected
 
@@ -93,8 +98,9 @@ def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
         "--app-dir",
         str(ROOT),
     ]
-    with running(command, port, **ray_environment()):
+    with running(command, port, **ray_environment(), **ray_environment("loopback.env")) as process:
         assert fetch(f"http://127.0.0.1:{port}/v1/translate", b'{"text": "Hello."}').status == 200
+        assert [each for each in listening(family(process.pid)) if not each.loopback] == []
 
 
 def test_a_wheel_carries_what_serving_needs(tmp_path: Path) -> None:

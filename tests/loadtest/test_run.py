@@ -72,7 +72,7 @@ def test_arrivals_wait_for_nobody_and_bulk_jobs_go_on_beside_them(service: str, 
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(tmp_path: Path, arguments: list[str], said: str) -> None:
-    done = loadtest(tmp_path, *arguments)
+    done = loadtest(tmp_path, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == 2
     assert said in done.stderr
 
@@ -118,11 +118,11 @@ def test_a_rate_at_which_nobody_comes_is_over_at_once_and_no_success(tmp_path: P
     [
         (["--users", "0"], "'0' is not a whole number above 0"),
         (["--url", "http://127.0.0.1:1"], "is not ready"),
-        (["--data", "/nonexistent"], "No such file"),
+        (["--data", "{tmp}/none"], "No such file"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_a_line(tmp_path: Path, arguments: list[str], said: str) -> None:
-    done = loadtest(tmp_path, *arguments)
+    done = loadtest(tmp_path, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -12,14 +12,17 @@ from tests.service import dragoman, free_port
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["--bundle", "/nonexistent"], {}, "manifest.json is missing"),
+        (["--bundle", "{tmp}/none"], {}, "manifest.json is missing"),
         (["--rows", "0"], {}, "setting rows: Input should be greater than 0, not 0"),
         ([], {"DRAGOMAN_PORT": "abc"}, "setting port: "),
         ([], {"DRAGOMAN_PROT": "1"}, "unknown in the environment: DRAGOMAN_PROT"),
         (["--gpus", "1"], {}, "setting gpus: GPU replicas have not been proven"),
     ],
 )
-def test_a_wrong_setting_is_one_clear_message(arguments: list[str], environment: dict[str, str], said: str) -> None:
+def test_a_wrong_setting_is_one_clear_message(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], said: str
+) -> None:
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     done = dragoman("translate", *arguments, given=b"One.\n", **environment)
     assert done.returncode == 1
     assert said in done.stderr.decode()
@@ -30,7 +33,7 @@ def test_a_second_copy_on_a_port_is_told_in_one_line(service: str) -> None:
     done = dragoman("serve", "--port", service.rsplit(":", 1)[1])
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
-    assert "Address already in use; choose another with --port" in done.stderr.decode()
+    assert "Address already in use; choose another with --host or --port" in done.stderr.decode()
 
 
 def test_a_signal_during_the_start_ends_it(tiny_bundle: Path) -> None:

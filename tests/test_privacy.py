@@ -1,0 +1,91 @@
+"""No process that this project starts reports anything to anybody: nothing is written to one's home, no name is looked
+up, and nothing is sent beyond this machine."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtest.servers import clean_environment
+from tests.conftest import ROOT, SMALL
+from tests.service import free_port
+
+STRACE = ["strace", "--follow-forks", "--seccomp-bpf", "--trace=connect,sendto,sendmsg,sendmmsg"]
+AWAY = re.compile(r"sin6?_addr=|inet_addr\(\"|inet_pton\(")
+LOOPBACK = re.compile(r'"127\.\d+\.\d+\.\d+"|"::1"|"::ffff:127\.|"0\.0\.0\.0"|"::"')
+PAIRS = "The file was opened.\tDie Datei wurde geöffnet.\nThe file was closed.\tDie Datei wurde geschlossen.\n" * 8
+LINE = b"The file could not be opened.\n"
+
+
+def traceable() -> str:
+    """Why processes cannot be traced here; empty when they can."""
+    if not shutil.which("strace"):
+        return "strace is not installed"
+    done = subprocess.run([*STRACE, "--output=/dev/null", "true"], capture_output=True, text=True, check=False)
+    return done.stderr.strip() if done.returncode else ""
+
+
+DENIED = traceable()
+
+COMMANDS = [
+    ["translate", "--bundle", SMALL],
+    ["encode", "--bundle", SMALL],
+    ["export", "--list", SMALL],
+    pytest.param(["export", "{checkpoint}", "{folder}/bundle"], id="export"),
+    pytest.param(["evaluate", SMALL, "--data", "{pairs}"], id="evaluate"),
+    pytest.param(["vectors", "evaluate", SMALL, "--data", "{pairs}"], id="vectors"),
+    pytest.param(
+        ["loadtest", "--bundle", SMALL, "--users", "2", "--seconds", "2", "--port", "{port}"],
+        id="loadtest and serve",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(["bench", "--quick"], id="bench", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_command_leaves_nothing_at_home_and_speaks_to_nobody(
+    arguments: list[str], tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    home, folder, trace = tmp_path / "home", tmp_path / "work", tmp_path / "trace"
+    home.mkdir()
+    folder.mkdir()
+    (folder / "pairs.tsv").write_text(PAIRS)
+    named = {"checkpoint": tiny_checkpoint, "folder": folder, "pairs": folder / "pairs.tsv", "port": free_port()}
+    command = [sys.executable, "-m", "serving.cli", *(argument.format(**named) for argument in arguments)]
+    done = subprocess.run(
+        [*([] if DENIED else [*STRACE, f"--output={trace}"]), *command],
+        input=LINE,
+        capture_output=True,
+        cwd=folder,
+        env=clean_environment(HOME=str(home), PYTHONPATH=str(ROOT), XDG_CACHE_HOME="", XDG_CONFIG_HOME=""),
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert [str(path) for path in home.rglob("*")] == []
+    if DENIED:
+        pytest.skip(f"its files were looked at, its connections not: {DENIED}")
+    lines = trace.read_text(errors="replace").splitlines()
+    assert any("exited with 0" in line for line in lines)
+    assert [line for line in lines if AWAY.search(line) and not LOOPBACK.search(line)] == []
+
+
+def test_onnx_runtime_would_report_if_it_were_not_told(tmp_path: Path) -> None:
+    """So that this file is known to look in the right place; when it fails, ONNX Runtime has changed."""
+    code = "import time, onnxruntime; onnxruntime.SessionOptions(); time.sleep(1)"
+    variables = clean_environment(HOME=str(tmp_path))
+    variables.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], env=variables, check=True, timeout=60)
+    written = list(tmp_path.rglob("*"))
+    subprocess.run(
+        [sys.executable, "-c", f"import export.ort; {code}"],
+        env=variables | {"HOME": str(tmp_path / "other"), "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=60,
+    )
+    assert [path for path in written if path.is_file()]
+    assert not (tmp_path / "other").exists()
