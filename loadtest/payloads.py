@@ -15,7 +15,7 @@ BULK_TEXTS = 100
 
 def read_sentences(path: Path) -> list[str]:
     """The lines of ``path`` that are not blank; ValueError when there are none."""
-    sentences = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    sentences = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     if not sentences:
         raise ValueError(f"{path} holds no sentences")
     return sentences

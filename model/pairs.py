@@ -31,7 +31,7 @@ def read_pairs(path: Path) -> list[Pair]:
     pairs = []
     for number, line in enumerate(_lines(path), 1):
         try:
-            text = line.decode("utf-8")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a byte order mark is not text
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         match text.rstrip("\r\n").split("\t"):

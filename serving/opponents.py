@@ -58,7 +58,7 @@ def _of_model(against: str, searches: Sequence[TranslateOptions], task: Task, co
 def _lines(path: Path, count: int) -> list[str]:
     """A translation a line; ValueError when there are not ``count``, or they are not UTF-8."""
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from None
     if len(lines) != count:

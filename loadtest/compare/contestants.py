@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from loadtest.compare.models import Model
 from loadtest.figures import figures
 from loadtest.request import Request
 from loadtest.servers import Server, dragoman, free_port, running
+from serving.cores import cores
 
 BATCHES = (1, 4, 8, 16, 32, 64)
 SWEEP_REQUESTS = 96
@@ -27,11 +27,6 @@ FINAL_REQUESTS = 150
 BUSY = 0.7
 """Of what the fastest setting does at most: the load under which the finalists' latency is compared, not far below the
 highest rates that are looked for."""
-
-
-def cores() -> int:
-    """That may be used."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

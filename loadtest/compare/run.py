@@ -26,7 +26,7 @@ from rich.console import Console
 from export.bundle import MANIFEST, locate
 from loadtest.arrivals import arrivals
 from loadtest.compare.climb import following, highest
-from loadtest.compare.contestants import Setting, cores, ours, peer, sweep
+from loadtest.compare.contestants import Setting, ours, peer, sweep
 from loadtest.compare.measure import beside_bulk, measure, one_by_one
 from loadtest.compare.models import DESCRIPTION, PAPER, SMALL, Model
 from loadtest.compare.point import Point
@@ -34,6 +34,7 @@ from loadtest.compare.report import JSON, LIMITS, PLOT, overview, point, show, w
 from loadtest.payloads import SENTENCES
 from loadtest.request import Request
 from loadtest.servers import Server, StartFailed, clean_environment, end_on_sigterm
+from serving.cores import cores
 
 console = Console(stderr=True, highlight=False)
 FIRST_SHARE = 0.5

@@ -15,6 +15,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
+from serving.cores import cores
 from serving.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def require(module: str, extra: str) -> None:
     """Fail with the way out when an optional package is missing."""
     if importlib.util.find_spec(module) is None:
         fail(f"{module} is not installed: run make test, or in a clone: pip install --editable '.[{extra}]'")
+    # PyTorch counts the machine's cores, and not how many of them a container may use.
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

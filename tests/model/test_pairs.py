@@ -46,6 +46,11 @@ def test_a_file_that_is_not_whole_is_named(tmp_path: Path, contents: bytes) -> N
         read_pairs(path)
 
 
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "pairs.tsv", "\ufeffCat\tKatze\n".encode())
+    assert read_pairs(path) == [Pair("Cat", "Katze", "all")]
+
+
 @pytest.mark.parametrize("name", ["pairs.tsv", "pairs.tsv.gz"])
 def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
     pairs = [Pair("Cat", "Katze", "pets"), Pair("Two\nlines\tof it", "Zwei Zeilen", "all")]
