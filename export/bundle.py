@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
+from export.parity import Frozen, ParityReport
 from model.config import ModelConfig
 from model.tokenizer import END, PADDING, START, UNKNOWN
 
@@ -45,12 +46,6 @@ class BundleError(ValueError):
 
 class ParityError(RuntimeError):
     """The exported graphs do not compute what the model computes."""
-
-
-class Frozen(BaseModel):
-    """Frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TensorSpec(Frozen):
@@ -128,79 +123,6 @@ class Provenance(Frozen):
 
     checkpoint_sha256: str
     versions: Mapping[str, str]
-
-
-class ParityCase(Frozen):
-    """One batch of the parity gate: ONNX Runtime against the PyTorch model of the same precision."""
-
-    rows: int
-    lengths: tuple[int, int]
-    """Shortest and longest source."""
-    steps: int
-    tokens: int
-    tokens_equal: int
-    """Of ``tokens``, teacher-forced along PyTorch's greedy output, those where both like the same token best."""
-    log_probability_error: float
-    """The largest difference over the whole vocabulary at every step."""
-    memory_error: float
-    attention_error: float
-    """The largest difference of any weight of any head."""
-
-
-class LongBounds(Frozen):
-    """The most that a `LongCase` may have of each; ``equal_share`` the least."""
-
-    log_probability_error: float
-    typical_error: float
-    cache_error: float
-    typical_cache_error: float
-    memory_error: float
-    equal_share: float
-
-
-class LongCase(Frozen):
-    """The parity gate at the model's limits: `export.long_sequences`."""
-
-    rows: int
-    lengths: tuple[int, int]
-    """Shortest and longest source."""
-    steps: int
-    tokens: int
-    tokens_equal: int
-    log_probability_error: float
-    """The largest difference over the whole vocabulary at every step."""
-    typical_error: float
-    """Of each token's largest such difference the median."""
-    cache_error: float
-    """The largest difference of a number of a key or value that a step writes; in int8 one is a unit of the cache."""
-    typical_cache_error: float
-    """Of each token's largest such difference the median."""
-    memory_error: float
-    """The root of the mean square of the differences, over the standard deviation of the memory."""
-
-
-class ParityReport(Frozen):
-    """What the gate measured and the bounds it applied."""
-
-    passed: bool
-    reference: str
-    cases: tuple[ParityCase, ...]
-    long: LongCase | None = None
-    """Bundles written before lack it, and the four bounds for it."""
-    long_bounds: LongBounds | None = None
-    log_probability_bound: float
-    state_bound: float | None = None
-    """For the errors of the memory and of the attention weights; `log_probability_bound` in bundles written before."""
-    typical_error: float | None = None
-    """The median, over tokens, of the largest difference over the whole vocabulary; bundles written before lack it."""
-    typical_bound: float | None = None
-    equal_share: float
-    equal_share_bound: float
-    vector_error: float | None = None
-    """The largest difference of any number of any sentence vector, from the same memory; None without a pooling."""
-    fp32_agreement: float
-    """Share of steps at which the unquantised model likes the same token best."""
-    fp32_agreement_floor: float
 
 
 class Manifest(Frozen):

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.bundle import LongCase
+from export.parity import LongCase
 from export.quantize import QuantizedLinear
 from export.stepper import Stepper
 from model.corpus import pad
@@ -102,8 +102,11 @@ def compare(
     real = torch.arange(source.shape[1]) < lengths[:, None]
     inside = torch.arange(target.shape[1]) < ends[:, None]
     own = precision == "fp32"
+    cross = {name: array for name, array in expected.caches.items() if name.startswith("cross")}
+    apart = _apart(memory, expected.memory)
+    # Beside what the memory differs by, what is made of it: by token too, of all layers the most.
+    kept = torch.stack([_apart(_by_token(stepper.caches[name]), _by_token(array)) for name, array in cross.items()])
     if not own:
-        cross = {name: array for name, array in expected.caches.items() if name.startswith("cross")}
         stepper.begin(cross, lengths.numpy(), fill=NOISE)
     found = torch.empty_like(expected.log_probabilities)
     error = torch.zeros(target.shape)
@@ -117,7 +120,6 @@ def compare(
                 if not own:
                     array[:, :, step] = want
     difference = (found - expected.log_probabilities).abs().amax(-1)[inside]
-    apart = (memory - expected.memory)[real]
     return LongCase(
         rows=len(sources),
         lengths=(int(lengths.min()), int(lengths.max())),
@@ -128,8 +130,20 @@ def compare(
         typical_error=rounded(difference.median()),
         cache_error=rounded(error[inside].max()),
         typical_cache_error=rounded(error[inside].median()),
-        memory_error=rounded(apart.square().mean().sqrt() / expected.memory[real].std()),
+        memory_error=rounded(apart[real].max()),
+        source_cache_error=rounded(kept.amax(0)[real].max()),
     )
+
+
+def _apart(found: Tensor, expected: Tensor) -> Tensor:
+    """How far each token's vector ``[b, s, w]`` is from what is ``expected``, over the latter's length: ``[b, s]``."""
+    found = found[:, : expected.shape[1]]
+    return (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-9)
+
+
+def _by_token(cache: Array) -> Tensor:
+    """Keys or values ``[b, heads, s, d]`` as fp32 ``[b, s, w]``."""
+    return torch.from_numpy(cache.astype(np.float32)).transpose(1, 2).flatten(2)
 
 
 def rounded(value: Any) -> float:

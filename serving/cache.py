@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,10 +58,17 @@ class KeyValueCache:
         }
         self._depths = np.zeros(rows, np.int32)
         """Positions of each row that may have been written since its memory was last given back."""
-        # Where every head of every row begins: to have this memory brought by the first step of many rows would stall
-        # it. Further positions come to new pages at different steps, since heads lie an odd number of positions apart.
         for block in self._blocks.values():
-            block[:, :, :, :1] = 0
+            self._begin(block)
+
+    @staticmethod
+    def _begin(block: Array) -> None:
+        """Have the memory where each head of ``block`` ``[…, heads, capacity, d]`` begins.
+
+        It would stall the first step of many rows. Further positions come to new pages at different steps, since heads
+        lie an odd number of positions apart.
+        """
+        block[..., :1, :] = 0
 
     def store(self, row: int, caches: Mapping[str, Array], index: int, length: int) -> None:
         """Put one source into ``row``: the first ``length`` positions at ``index`` of ``caches`` (``cross_key_0`` …).
@@ -104,6 +112,7 @@ class KeyValueCache:
             for kind in ("self", "cross"):
                 for array in self._blocks[kind]:
                     self._discard(kind, array[row])
+                self._begin(self._blocks[kind][:, row])
             self._depths[row] = 0
             given += self.row_bytes
 
@@ -123,7 +132,10 @@ class KeyValueCache:
 
 def _pages(numbers: int, dtype: str) -> mmap.mmap:
     """Memory for so many numbers: zeros, which take no room before they are written."""
-    memory = mmap.mmap(-1, max(1, numbers * np.dtype(dtype).itemsize), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Linux then does not count what may never be written to.
+    unreserved = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved
+    memory = mmap.mmap(-1, max(1, numbers * np.dtype(dtype).itemsize), flags)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)  # one number would take two megabytes
     return memory

@@ -30,7 +30,9 @@ def quotas(root: Path = ROOT) -> Iterator[float]:
             for folder in (*_upwards(mounts, path), *_upwards(mounts / "unified", path)):
                 yield from _ratio(_words(folder / "cpu.max"))
         elif "cpu" in controllers.split(","):
-            for folder in _upwards(mounts / controllers, path):
+            # The folder has the name of its controllers, in whatever order, and often of each of them too.
+            named = [mounts / controllers, mounts / "cpu", mounts / "cpuacct,cpu", mounts / "cpu,cpuacct"]
+            for folder in dict.fromkeys(each for mount in named for each in _upwards(mount, path)):
                 yield from _ratio(_words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us"))
 
 

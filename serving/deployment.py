@@ -55,10 +55,12 @@ class Dragoman:
 
     def _end(self) -> None:
         """End this process, since its engine has; called by the engine's thread. Serve then starts another."""
-        if self.ingress:
-            self._loop.call_soon_threadsafe(self.ingress.refuse)
-        time.sleep(PARTING_SECONDS)
-        os._exit(1)
+        try:
+            if self.ingress:
+                self._loop.call_soon_threadsafe(self.ingress.refuse)
+            time.sleep(PARTING_SECONDS)
+        finally:
+            os._exit(1)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self.routes

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from model.tokenizer import START
 from serving.chunks import chunks
 from serving.errors import BUG, NotReady, QueueFull, ServiceError
+from serving.found import Found
 from serving.greedy import GreedyRows
 from serving.job import Attended, Encoded, Job, Listener, Translated, tell
 from serving.rows import Copy, Rows
-from serving.runtime import EncodedBatch, Found, Runtime, StepState
+from serving.runtime import EncodedBatch, Runtime, StepState
 from serving.scheduler import Scheduler
 from serving.search import Candidates, Single
 from serving.throughput import Throughput
@@ -171,9 +172,10 @@ class Engine:
 
     def _take_arrivals(self) -> bool:
         """Wait until there is work; False when it is time to stop."""
+        while not self._arriving and not len(self._scheduler) and (deep := self._cache.deep()):
+            self._cache.give_back(deep)  # a little at a time: whoever comes meanwhile does not wait for all of it
         with self._wake:
             while not self._stopping and not self._arriving and not len(self._scheduler):
-                self._cache.give_back(self._cache.deep(), math.inf)
                 self._wake.wait()
             # Asked before these are taken: who left while they arrived is found among them now, or said again. And
             # written only where it was True: one who leaves between the reading and the writing would be overlooked.
@@ -275,10 +277,15 @@ class Engine:
         self._cache.written(state.position[:rows] + 1)
         best = found.tokens[:, 0]
         ended = self._greedy.write(state.position[:rows], best, found.log_probabilities[:, 0])
-        finished = [self._rows.owners[row] for row in ended]
-        for row, job in zip(ended, finished, strict=True):
-            assert isinstance(job.search, Single)
-            job.search.finish(*self._greedy.written(row, int(state.position[row]) + 1))
+        finished: list[Job] = []
+        for row in ended:
+            job = self._rows.owners[row]
+            try:
+                assert isinstance(job.search, Single)
+                job.search.finish(*self._greedy.written(row, int(state.position[row]) + 1))
+                finished.append(job)
+            except Exception as error:
+                self._fail(job, error)
         state.token[:rows] = best
         state.position[:rows] += 1
         self.work.steps += 1
@@ -301,11 +308,11 @@ class Engine:
             assert job.search
             try:
                 wanted, token = job.search.wanted, job.search.given
+                if token is not None:
+                    state.given[job.places[0]] = token
             except Exception as error:
                 self._fail(job, error)
                 continue
-            if token is not None:
-                state.given[job.places[0]] = token
             most = max(most, wanted)
             if wanted <= SHARED_K:
                 shared = max(shared, wanted)
@@ -325,11 +332,11 @@ class Engine:
                 wanted = job.search.wanted
                 best = [Candidates(*found.best(row, wanted), float(found.given[row])) for row in job.places]
                 following = job.search.advance(best)
+                if job.listener:
+                    heard[job.listener.loop].append((job.listener, job.search.last))
             except Exception as error:
                 self._fail(job, error)
                 continue
-            if job.listener:
-                heard[job.listener.loop].append((job.listener, job.search.last))
             if following:
                 copies += self._rows.follow(job, [parent for parent, _ in following])
                 chosen.append((job, [token for _, token in following]))
@@ -339,7 +346,6 @@ class Engine:
         for job, each in chosen:
             for row, token in zip(job.places, each, strict=True):
                 self._state.token[row] = token
-        # What is done is told before anything else can go wrong.
         tell(heard)
         return finished
 

@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +27,8 @@ import ray._private.node
 import ray._private.utils
 import ray._private.worker
 
-LONGEST_FOLDER = 40
-"""Bytes: the paths of Ray's sockets are up to 65 longer, and the system takes 107."""
+LONGEST_FOLDER = 20
+"""Bytes of the path in which ours is made: those of Ray's sockets are up to 87 longer, and the system takes 107."""
 DOUBLE_SECONDS = 0.5
 """A signal that comes so soon after the first is the same one, which somebody has passed on as well."""
 END_SECONDS = 5.0
@@ -38,19 +37,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class CannotStart(RuntimeError):
-    """Ray cannot start here; the message says what to set."""
+    """Ray cannot start here; the message says why, and what to do."""
 
 
 class Stop:
     """SIGINT and SIGTERM: the first asks for an orderly end, a second one ends everything at once."""
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.asked = False
         self.interrupts = False
         """Whether the first raises KeyboardInterrupt in the main thread, besides."""
         self.folder: Path | None = None
         """What is to be removed if everything ends at once."""
         self._first = 0.0
+        # A handler may run in the middle of anything, so it takes no lock.
+        self._woken, self._wake = os.pipe()
         self.listen()
 
     def listen(self) -> None:
@@ -58,16 +59,21 @@ class Stop:
         for number in SIGNALS:
             signal.signal(number, self._take)
 
+    def wait(self) -> None:
+        """Return when an end has been asked for."""
+        os.read(self._woken, 1)
+
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.asked.is_set():
+        if self.asked:
             if time.monotonic() - self._first > DOUBLE_SECONDS:
-                _kill(psutil.Process().children(recursive=True))
+                _kill_children()
                 if self.folder:
                     shutil.rmtree(self.folder, ignore_errors=True)
                 os._exit(128 + number)
             return
         self._first = time.monotonic()
-        self.asked.set()
+        self.asked = True
+        os.write(self._wake, b"!")
         if self.interrupts:
             raise KeyboardInterrupt
 
@@ -76,8 +82,12 @@ class Stop:
 def running(stop: Stop, **options: Any) -> Iterator[None]:
     """Start Ray with ``options`` of ``ray.init``, and end it and everything it started.
 
-    While it starts, signals are only noted (``stop.asked``). CannotStart when it cannot.
+    While it starts, signals are only noted (``stop.asked``), and one that was noted before keeps it from starting.
+    CannotStart when it cannot.
     """
+    if stop.asked:
+        yield
+        return
     _leave_out()
     with _private_folder() as folder:
         stop.folder = folder
@@ -98,9 +108,10 @@ def running(stop: Stop, **options: Any) -> Iterator[None]:
                 _plasma_directory=None if os.access("/dev/shm", os.W_OK) else str(folder),
                 **options,
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises many kinds
             end()
-            raise CannotStart(f"Ray cannot start: {error}") from None
+            way_out = "see whether memory is free, or set RAY_TMPDIR to another folder"
+            raise CannotStart(f"Ray cannot start: {error}; {way_out}") from None
         finally:
             stop.listen()  # Ray has set handlers of its own
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -123,14 +134,17 @@ def _leave_out() -> None:
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
     """A new folder for Ray's sockets, logs and token that only this user can enter; gone in the end."""
-    inside = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    if len(os.fsencode(inside)) > LONGEST_FOLDER - len("/dragoman-12345678/ray"):
-        inside = "/tmp"
+    chosen, inside = os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR", "/tmp")
+    if chosen and len(os.fsencode(chosen)) > LONGEST_FOLDER:
+        size = len(os.fsencode(chosen))
+        raise CannotStart(f"RAY_TMPDIR has {size} bytes; the limit is {LONGEST_FOLDER}, for the paths of Ray's sockets")
+    inside = chosen or (inside if len(os.fsencode(inside)) <= LONGEST_FOLDER else "/tmp")
     try:
         # Ray opens what it makes to everybody, so it gets a folder within.
         folder = Path(tempfile.mkdtemp(prefix="dragoman-", dir=inside))
     except OSError as error:
-        said = f"cannot write to {inside}: {error.strerror}; set RAY_TMPDIR to a folder with a short name that can be"
+        most = f"whose path has {LONGEST_FOLDER} bytes at most"
+        said = f"cannot write to {inside}: {error.strerror}; set RAY_TMPDIR to a folder that can be written to, {most}"
         raise CannotStart(said) from None
     try:
         yield folder
@@ -140,27 +154,28 @@ def _private_folder() -> Iterator[Path]:
 
 def end() -> None:
     """End Ray and everything it started, without asking."""
-    node = ray._private.worker._global_node
-    children = psutil.Process().children(recursive=True)  # known only as long as their parents live
-
-    def kill(**_: object) -> None:
-        _kill(children)
-
-    if node is None:
-        _kill(children)
-    else:
+    if node := ray._private.worker._global_node:
         # Ray would ask one after another to end and wait a second for each; they do not listen.
-        node.kill_all_processes = kill
+        node.kill_all_processes = lambda **_: _kill_children()
+    else:
+        _kill_children()
     ray.shutdown()
 
 
-def _kill(processes: list[psutil.Process]) -> None:
-    """Kill ``processes`` and wait until they are gone."""
-    for process in processes:
+def _kill_children() -> None:
+    """Kill all that this process has started, directly or not, and wait until they are gone."""
+    found: set[psutil.Process] = set()
+    # They are known only as long as their parents live, so nobody is killed before nobody new is found.
+    while new := set(psutil.Process().children(recursive=True)) - found:
+        for process in new:
+            with contextlib.suppress(psutil.Error):
+                process.suspend()
+        found |= new
+    for process in found:
         with contextlib.suppress(psutil.Error):
             process.kill()
     deadline = time.monotonic() + END_SECONDS
-    while any(map(_alive, processes)) and time.monotonic() < deadline:
+    while any(map(_alive, found)) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

@@ -6,6 +6,7 @@ import itertools
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -259,6 +260,9 @@ class Pipeline:
         try:
             # The engine keeps the deadline; this one speaks up when the engine itself hangs.
             await _all_done(jobs, max(0.0, deadline - time.monotonic()) + HANGS_SECONDS)
+            for job in jobs:
+                if _failed(job.future):
+                    job.future.result()
             return [job.future.result(timeout=0) for job in jobs]
         except (TimeoutError, DeadlineExceeded) as error:
             error.__traceback__ = None  # leads here, and so to the job that keeps the error
@@ -384,7 +388,7 @@ def _field(name: str, number: int, texts: Sequence[str]) -> str:
 
 
 async def _all_done(jobs: Sequence[Job], seconds: float) -> None:
-    """Wait until all ``jobs`` are done, ``seconds`` at most: the engine's thread wakes the event loop once for all."""
+    """Wait until all ``jobs`` are done or one has failed, ``seconds`` at most; the engine wakes the event loop once."""
     if not jobs:
         return
     # The jobs' futures keep the callback, which therefore must not know the jobs: they would lie about in circles until
@@ -396,8 +400,8 @@ async def _all_done(jobs: Sequence[Job], seconds: float) -> None:
         if not waiting.done():
             waiting.set_result(None)
 
-    def count(_: object) -> None:
-        if next(done) == last:
+    def count(future: "Future[Any]") -> None:
+        if next(done) == last or _failed(future):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(go_on)
 
@@ -408,6 +412,10 @@ async def _all_done(jobs: Sequence[Job], seconds: float) -> None:
         await waiting
     finally:
         limit.cancel()
+
+
+def _failed(future: "Future[Any]") -> bool:
+    return future.done() and not future.cancelled() and future.exception() is not None
 
 
 def _stages(results: Sequence[Translated | Encoded]) -> Stages:

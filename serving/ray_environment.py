@@ -1,6 +1,7 @@
 """What Ray's processes are told through the environment, which Ray reads when it is imported.
 
-The same stand in deploy/ray.env and deploy/Dockerfile, for where Ray is started before this is called.
+For where Ray is started before this is called, the variables of `prepare` stand in deploy/ray.env and deploy/Dockerfile
+too, and the two of `prepare_local` in deploy/loopback.env.
 """
 
 import os

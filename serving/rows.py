@@ -34,11 +34,6 @@ class Rows(Generic[T]):
         """Rows in use; may be asked from any thread."""
         return self._used
 
-    @property
-    def extent(self) -> int:
-        """Rows up to the last one, those that have been freed included."""
-        return len(self.owners)
-
     def used(self, row: int) -> bool:
         """Whether somebody owns ``row``."""
         return row < len(self.owners) and row not in self._holes

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,14 @@ from export.bundle import LOG_SOFTMAX, POOLING, BundleError, Manifest
 from export.ort import onnxruntime
 from model.tokenizer import PADDING
 from serving.cache import KeyValueCache
+from serving.found import Found
 
 Array = NDArray[Any]
 Result = TypeVar("Result")
 Way = Literal["alone", "shared", "lanes"]
 """How a step is computed: by the calling thread alone; by all threads, which divide each product among them and meet
 after every node; or by each thread for rows of its own, through the whole graph, so that they meet once."""
-_Bound = tuple[list[Callable[[], None]], "Found"]
+_Bound = tuple[list[Callable[[], None]], Found]
 """A step's lanes, and the arrays they write to."""
 ALIGNMENT = 8
 """Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
@@ -52,35 +53,6 @@ class EncodedBatch:
     def positions(self) -> int:
         """Of each row, padding included."""
         return int(self.memory.shape[1])
-
-
-class Found(NamedTuple):
-    """What a step found for its rows; overwritten by the next one."""
-
-    tokens: Array
-    """``[rows, k]`` int64: the k best next tokens, best first; of two that are equally likely the lesser id."""
-    log_probabilities: Array
-    """``[rows, k]`` fp32: theirs."""
-    given: Array
-    """``[rows]`` fp32: the log-probability of each row's given token."""
-    log_softmax: Array | None
-    """``[rows, vocabulary]`` fp32: the log-probabilities of all tokens, where they were asked for."""
-
-    def best(self, row: int, k: int) -> tuple[list[int], list[float]]:
-        """The ``k`` best tokens of ``row``, or more, and their log-probabilities."""
-        if k <= self.tokens.shape[1]:
-            return self.tokens[row].tolist(), self.log_probabilities[row].tolist()
-        assert self.log_softmax is not None
-        return k_best(self.log_softmax[row], k)
-
-
-def k_best(log_probabilities: Array, k: int) -> tuple[list[int], list[float]]:
-    """The ``k`` best of ``log_probabilities`` ``[vocabulary]``, or all, as the graph's TopK would give them."""
-    k = min(k, len(log_probabilities))
-    least = np.partition(log_probabilities, -k)[-k]
-    tokens = np.flatnonzero(log_probabilities >= least)
-    best = tokens[np.argsort(-log_probabilities[tokens], kind="stable")[:k]]
-    return best.tolist(), log_probabilities[best].tolist()
 
 
 def pad(rows: list[list[int]]) -> tuple[Array, Array]:
@@ -117,7 +89,7 @@ def check_device(folder: Path, manifest: Manifest, device: str) -> str:
     if provider not in onnxruntime.get_available_providers():
         faults.append(f"{device} was asked for, but this onnxruntime has no {provider}")
     if device == "cuda" and manifest.precision == "int8":
-        faults.append("int8 is for the CPU; for a GPU export with --precision fp32")
+        faults.append("int8 is for the CPU")
     if faults:
         raise BundleError(folder, faults)
     return provider
@@ -148,6 +120,8 @@ class Runtime:
         """The way of a step, from so many rows on."""
         self._owners: tuple[KeyValueCache, StepState] | None = None
         """Whose addresses are bound."""
+        self._log_softmax = np.empty((0, manifest.model.vocabulary), np.float32)
+        """Room for the log-probabilities of all tokens, for as many rows as there may be; shared by all bindings."""
         self._bound: dict[tuple[int, int, bool], _Bound] = {}
         self._cache_names = [
             spec.name
@@ -226,6 +200,8 @@ class Runtime:
         if (cache, state) != self._owners:
             self._owners = cache, state
             self._bound.clear()
+        if whole and len(self._log_softmax) < cache.rows:
+            self._log_softmax = np.empty((cache.rows, self.manifest.model.vocabulary), np.float32)
         bound = self._bound.pop((rows, k, whole), None)
         if bound is None:
             way = self._ways[max(count for count in self._ways if count <= rows)]
@@ -242,12 +218,11 @@ class Runtime:
     def _bind(
         self, cache: KeyValueCache, state: "StepState", rows: int, k: int, way: Way, whole: bool = False
     ) -> _Bound:
-        vocabulary = self.manifest.model.vocabulary
         found = Found(
             np.empty((rows, k), np.int64),
             np.empty((rows, k), np.float32),
             np.empty(rows, np.float32),
-            np.empty((rows, vocabulary), np.float32) if whole else None,
+            self._log_softmax[:rows] if whole else None,
         )
         written = {"tokens": found.tokens, "log_probabilities": found.log_probabilities}
         written["given_log_probability"] = found.given

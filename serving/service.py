@@ -15,6 +15,7 @@ from serving.runtime import check_device
 from serving.settings import Settings
 
 from ray import serve  # isort: skip
+from ray.exceptions import RayError  # isort: skip
 from ray.serve.config import HTTPOptions, ProxyLocation  # isort: skip
 
 STORE_BYTES = 100 << 20
@@ -33,7 +34,7 @@ def holding(settings: Settings) -> Iterator[None]:
         # Replicas may share it with each other and with this; whoever does not say so may not.
         held = bound(settings.host, settings.port, socket.SO_REUSEPORT) if settings.ingress == "direct" else None
     except OSError as error:
-        said = f"cannot listen on {settings.address}: {error.strerror}; choose another with --host or --port"
+        said = f"cannot listen on {settings.address}: {error.strerror}; choose another address with --host or --port"
         raise StartError(said) from None
     with contextlib.closing(held) if held else contextlib.nullcontext():
         yield
@@ -61,9 +62,9 @@ def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callabl
 
 
 def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
-    stop.interrupts = True
     try:
-        if stop.asked.is_set():
+        stop.interrupts = True
+        if stop.asked:
             return
         direct = settings.ingress == "direct"
         serve.start(
@@ -74,12 +75,12 @@ def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
         serve.run(application(settings.model_dump()), name=NAME, route_prefix="/")
     except KeyboardInterrupt:
         return
-    except RuntimeError as error:
+    except (RuntimeError, OSError, RayError) as error:
         raise StartError(f"no replica could start: {error}") from None
     finally:
         stop.interrupts = False
     ready()
-    stop.asked.wait()
+    stop.wait()
     # Waits for the requests under way, and for ever if Ray has ended.
     deleting = threading.Thread(target=lambda: serve.delete(NAME), daemon=True)
     deleting.start()

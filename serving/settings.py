@@ -18,7 +18,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 def _no_gpus(gpus: float) -> float:
     if gpus:
-        raise ValueError("GPU replicas have not been proven to translate rightly yet, so it must be 0")
+        raise ValueError("must be 0, for translation on GPUs is not proven yet: leave it out")
     return gpus
 
 
@@ -46,10 +46,10 @@ class Settings(BaseSettings):
     scale_down_seconds: Seconds = 300
     """How long fewer have been needed before some are ended."""
     cpus: Count = Field(default_factory=lambda others: max(1, cores() // others.get("max_replicas", 1)))
-    """Processor cores a replica takes, and threads it computes with; unless given, all that there are (in a container:
-    that it may use), shared by the replicas."""
+    """Processor cores of a replica, and threads it computes with; unless given, the cores that this process may use (a
+    container's quota counts) over max_replicas."""
     gpus: Annotated[float, AfterValidator(_no_gpus)] = 0
-    """GPUs a replica takes: none yet."""
+    """GPUs a replica takes; only 0 is accepted so far."""
     rows: Count = 128
     """Hypotheses that are decoded at one time: a sentence is as many as its beam."""
     request_rows: Count = 4

@@ -78,13 +78,14 @@ class TextStream:
 class Feed:
     """Deltas of all texts of a request, from the engine's tokens to whoever iterates over it.
 
-    The first come at once. What comes within ``interval`` seconds of them comes together, one delta a text: to send
-    every token on its own costs a server more than to find it.
+    An exception that one of its ears meets is raised here. The first deltas come at once. What comes within
+    ``interval`` seconds of them comes together, one delta a text: to send every token on its own costs a server more
+    than to find it.
     """
 
     def __init__(self, texts: Sequence[Sequence[Sentence]], decode: Decode, interval: float = 0) -> None:
         self._streams = [TextStream(sentences, decode) for sentences in texts]
-        self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._deltas: asyncio.Queue[Delta | Exception | None] = asyncio.Queue()
         self._interval = interval
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -107,6 +108,8 @@ class Feed:
             over = None in waiting
             texts: dict[int, str] = {}
             for delta in waiting:
+                if isinstance(delta, Exception):
+                    raise delta
                 if delta:
                     texts[delta.index] = texts.get(delta.index, "") + delta.text
             for index, text in texts.items():
@@ -122,14 +125,17 @@ class Ear:
 
     loop: asyncio.AbstractEventLoop
     stream: TextStream
-    deltas: "asyncio.Queue[Delta | None]"
+    deltas: "asyncio.Queue[Delta | Exception | None]"
     index: int
     sentence: int
     left: int
     """Tokens the sentence may still get."""
 
     def hear(self, token: int) -> None:
-        """Take the next token and pass on what it makes certain."""
+        """Take the next token and pass on what it makes certain, or what went wrong: then the stream ends with it."""
         self.left -= 1
-        if text := self.stream.add(self.sentence, token, last=token == END or not self.left):
-            self.deltas.put_nowait(Delta(self.index, text))
+        try:
+            if text := self.stream.add(self.sentence, token, last=token == END or not self.left):
+                self.deltas.put_nowait(Delta(self.index, text))
+        except Exception as error:
+            self.deltas.put_nowait(error)

@@ -51,23 +51,24 @@ def nothing_is_left_running() -> Iterator[None]:
     mark = uuid.uuid4().hex
     os.environ["TESTS_MARK"] = mark
 
-    def left() -> list[psutil.Process]:
+    def left() -> dict[psutil.Process, str]:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("TESTS_MARK") == mark and process.pid != os.getpid():
-                    found.append(process)
+                ours = process.environ().get("TESTS_MARK") == mark and process.pid != os.getpid()
+                # Python's own helper ends with this process.
+                if ours and "multiprocessing.resource_tracker" not in (command := " ".join(process.cmdline())):
+                    found.append((process, command))
             except psutil.Error:
                 continue
-        # Python's own helper, which ends with this process.
-        return [each for each in alive(found) if "multiprocessing.resource_tracker" not in " ".join(each.cmdline())]
+        still = alive([process for process, _ in found])
+        return {process: command for process, command in found if process in still}
 
     yield
     within(20, lambda: not left())
     found = left()
-    commands = [" ".join(each.cmdline()) for each in found]
-    kill(found, signal.SIGKILL)
-    assert commands == []
+    kill(list(found), signal.SIGKILL)
+    assert list(found.values()) == []
 
 
 @pytest.fixture(scope="session")

@@ -71,4 +71,6 @@ def test_a_command_leaves_nothing_at_home_and_speaks_to_nobody(
         pytest.skip(f"its files were looked at, its connections not: {DENIED}")
     lines = trace.read_text(errors="replace").splitlines()
     assert any("exited with 0" in line for line in lines)
-    assert [line for line in lines if AWAY.search(line) and not LOOPBACK.search(line)] == []
+    # A resolver may stand on this machine, so its port is refused everywhere.
+    told = [line for line in lines if AWAY.search(line) and ("htons(53)" in line or not LOOPBACK.search(line))]
+    assert told == []

@@ -73,7 +73,7 @@ def _write_paper(small: Checkpoint, folder: Path) -> None:
     pieces.trainer_spec.vocab_size = VOCABULARY
     torch.manual_seed(0)
     model = ModelConfig(vocabulary=VOCABULARY, dropout=0.0)
-    # Of one pair, for what it would be given to read in the other language is what it has written itself: too much.
+    # One pair only: sources in the other language would be what random weights have written, which never ends.
     config = CheckpointConfig(name=PAPER, pairs=small.config.pairs[:1], model=model)
     weights = dict(Transformer(model).named_parameters())
     checkpoint.save(folder, config, weights, Tokenizer(pieces.SerializeToString()))

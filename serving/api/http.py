@@ -4,6 +4,7 @@ stage timings as a header, server-sent events."""
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from serving.errors import BUG, Invalid, Malformed, MethodNotAllowed, NotFound, ServiceError, TooLarge
 from serving.offload import unless_short
+
+logger = logging.getLogger(__name__)
 
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
@@ -164,8 +167,9 @@ async def _written(first: Event, following: AsyncIterator[Event]) -> AsyncIterat
     except ServiceError as error:
         yield _event("error", json.dumps(error.problem()))
     except Exception:
+        # Raised on, it would break the connection off, and whoever reads would take the answer for incomplete.
+        logger.exception("a stream failed")
         yield _event("error", json.dumps(ServiceError(BUG).problem()))
-        raise
 
 
 def _event(name: str, data: str) -> str:

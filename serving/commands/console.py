@@ -1,6 +1,7 @@
 """What the commands share: one clear message when something is wrong, and settings and search as options."""
 
 import contextlib
+import errno
 import importlib.util
 import inspect
 import io
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 errors = Console(stderr=True, highlight=False)
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""Errors without a file's name that only standard output meets."""
 
 BeamSize = Annotated[int, typer.Option(help="Hypotheses followed at one time; 1 is greedy search.")]
 LengthPenalty = Annotated[float, typer.Option(help="Rank by score / tokens ** this: the larger, the longer.")]
@@ -37,7 +40,7 @@ def fail(message: str) -> NoReturn:
 def standard_input() -> bytes:
     """All of standard input, or fail."""
     if sys.stdin is None:
-        fail("standard input is closed: give it text, such as dragoman translate < text.txt")
+        fail("standard input is closed: redirect a file to it, such as < text.txt")
     try:
         return sys.stdin.buffer.read()
     except OSError as error:
@@ -46,8 +49,10 @@ def standard_input() -> bytes:
 
 @contextlib.contextmanager
 def streams() -> Iterator[None]:
-    """Let text go out as UTF-8 whatever the terminal's encoding, as it comes in; what cannot be read or written is one
-    line and exit status 1, and a reader that has gone (``| head``) is none."""
+    """Let text go out as UTF-8 whatever the terminal's encoding, as it comes in.
+
+    What cannot be read or written is one line, and a closed pipe (``| head``) none; both end with exit status 1.
+    """
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     if sys.stdout is None:
@@ -65,7 +70,8 @@ def streams() -> Iterator[None]:
         # What is still in the buffer cannot be written: Python must not try once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            errors.print(f"{error.filename or 'standard output'}: {error.strerror}", markup=False, soft_wrap=True)
+            place = error.filename or ("standard output" if error.errno in CANNOT_WRITE else None)
+            errors.print(f"{place}: {error.strerror}" if place else str(error), markup=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from export import verify
-from export.bundle import ParityReport
 from export.exporter import calibration
+from export.parity import ParityReport
 from export.quantize import Calibration, calibrate, quantized
 from export.verify import BATCH_SIZES, SENTENCES, check, probes
 from model import checkpoint

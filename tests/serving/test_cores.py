@@ -42,6 +42,15 @@ def system(root: Path, groups: str, **files: str) -> Path:
             {"sys__fs__cgroup__cpu__cpu.cfs_quota_us": "200000", "sys__fs__cgroup__cpu__cpu.cfs_period_us": "100000"},
             [2.0],
         ),
+        # Mounted under another name than in /proc.
+        (
+            "1:cpuacct,cpu:/a\n",
+            {
+                "sys__fs__cgroup__cpu__a__cpu.cfs_quota_us": "200000",
+                "sys__fs__cgroup__cpu__a__cpu.cfs_period_us": "100000",
+            },
+            [2.0],
+        ),
         ("0::/../outside\n", {"sys__fs__cgroup__cpu.max": "200000 100000\n"}, [2.0]),
         ("3:cpuset:/\nnonsense\n", {"sys__fs__cgroup__cpu.max": "200000 100000\n"}, []),
         ("0::/\n", {"sys__fs__cgroup__cpu.max": "200000 0\n"}, []),

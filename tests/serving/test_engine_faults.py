@@ -1,5 +1,6 @@
 """What goes wrong with one request ends that request, at whichever stage, and nobody else notices."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -66,6 +67,15 @@ def after(job: Job, part: str, calls: int) -> Job:
     return job
 
 
+class Deaf:
+    """A listener that is never told anything."""
+
+    loop = asyncio.new_event_loop()
+
+    def hear(self, token: int) -> None:
+        pytest.fail("it was told")
+
+
 def poisoned(stage: str, engine: Engine, source: list[int], patch: pytest.MonkeyPatch) -> Job:
     """A job that fails in ``stage``; the engine is told by its source."""
     runtime, cache = engine._runtime, engine._cache
@@ -92,6 +102,14 @@ def poisoned(stage: str, engine: Engine, source: list[int], patch: pytest.Monkey
         return inspection(source, [START], soon())
     if stage == "hypotheses of a plain search":
         return spoil(translation(source, Decoding(4), soon()), "hypotheses")
+    if stage == "finish of a plain search":
+        bad = translation(source, Decoding(4), soon())
+        bad.search.finish = fault  # type: ignore[union-attr, method-assign]
+        return bad
+    if stage == "last":
+        bad = spoil(translation(source, sampled, soon()), "last")
+        bad.listener = Deaf()
+        return bad
     if stage == "beam's fourth step":
         return after(translation(source, beam, soon()), "advance", 3)
     if stage == "sample's fourth step":
@@ -102,7 +120,7 @@ def poisoned(stage: str, engine: Engine, source: list[int], patch: pytest.Monkey
 STAGES = [
     *("encode", "pool", "store", "attention"),
     *("wanted", "given", "advance", "beam's fourth step", "sample's fourth step"),
-    *("hypotheses", "hypotheses of a plain search"),
+    *("hypotheses", "hypotheses of a plain search", "finish of a plain search", "last"),
 ]
 
 

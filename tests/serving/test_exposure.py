@@ -136,6 +136,8 @@ def test_a_temporary_folder_that_cannot_be_written_to_is_one_line_that_says_what
     assert done.stderr.decode().count("\n") == 1
     assert "cannot write to /proc" in done.stderr.decode()
     assert "set RAY_TMPDIR to a folder" in done.stderr.decode()
+    done = dragoman("serve", "--bundle", SMALL, "--port", str(free_port()), RAY_TMPDIR="/tmp/" + "long" * 9)
+    assert done.stderr.decode() == "RAY_TMPDIR has 41 bytes; the limit is 20, for the paths of Ray's sockets\n"
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> None:

@@ -19,13 +19,14 @@ from model import checkpoint
 from model.search import beam, sample
 from model.translate import translate
 from serving.decoding import Decoding
-from serving.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, TooLarge
+from serving.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, ServiceError, TooLarge
 from serving.job import Job, translation
 from serving.options import SamplingOptions, TranslateOptions
 from serving.pipeline import Pipeline
 from serving.settings import Settings
 from serving.streaming import Delta
 from serving.translation import Translation
+from tests.serving.conftest import wait_until
 from tests.serving.engines import Held, greedy, soon
 
 
@@ -382,5 +383,49 @@ def test_a_fault_of_the_tokenizer_ends_one_request(
     try:
         asyncio.run(run())
         assert pipeline.engine.load == pipeline.engine.waiting_tokens == 0
+    finally:
+        pipeline.close()
+
+
+def test_a_request_of_which_a_part_fails_ends_at_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of it is not worked on any more: counted are the steps it would take."""
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1, rows=2))
+    encode = pipeline.engine._runtime._encode
+    work = pipeline.engine.work
+    asked = ["Hello."] * 20, "en", "de", TranslateOptions(min_tokens=30, max_tokens=30)
+    asyncio.run(pipeline.translate(*asked))
+    whole = work.steps
+    assert whole >= 10 * 30
+
+    def broken(session: Any, batch: list[list[int]]) -> Any:
+        return 1 / 0 if len(batch[0]) > 60 else encode(session, batch)
+
+    monkeypatch.setattr(pipeline.engine._runtime, "_encode", broken)
+
+    async def run() -> None:
+        with pytest.raises(ServiceError, match="a bug of the service"):
+            await pipeline.translate(["Hello.", "word " * 50, *asked[0]], *asked[1:])
+
+    try:
+        asyncio.run(run())
+        wait_until(lambda: pipeline.engine.load == 0)
+        assert work.steps - whole < whole / 2
+    finally:
+        pipeline.close()
+
+
+def test_a_stream_that_cannot_be_told_ends_with_the_reason(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1, stream_interval=0))
+    monkeypatch.setattr("serving.streaming.Detokenizer.end", lambda _: 1 / 0)
+
+    async def run() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async for _ in pipeline.stream(["Hello.", "Another one."], "en", "de", TranslateOptions(max_tokens=5)):
+                pass
+
+    try:
+        asyncio.run(run())
+        wait_until(lambda: pipeline.engine.load == 0)
+        pipeline.engine.check_health()
     finally:
         pipeline.close()

@@ -58,7 +58,7 @@ class Steps(RuleBasedStateMachine):
 
     def check_bounds(self) -> None:
         assert len(self.rows) <= sum(job.rows for job in self.running) <= self.limit
-        assert len(self.rows) <= self.rows.extent <= self.limit
+        assert len(self.rows) <= len(self.rows.owners) <= self.limit
 
     @rule(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4))
     def join(self, sizes: list[int]) -> None:
@@ -66,7 +66,7 @@ class Steps(RuleBasedStateMachine):
             self.joined += 1
             job = beam(size, self.joined)
             if self.fits(job):
-                extent, freed = self.rows.extent, self.rows.extent - len(self.rows)
+                extent, freed = len(self.rows.owners), len(self.rows.owners) - len(self.rows)
                 row = self.rows.place(job)
                 assert job.places == [row]
                 assert row < extent if freed else row == extent, "a freed row is filled first"
@@ -122,7 +122,7 @@ class Steps(RuleBasedStateMachine):
         assert len(moves) <= self.limit
         self.memory.apply(moves)
         assert self.rows.pack() == []
-        assert sorted(row for job in self.running for row in job.places) == list(range(self.rows.extent))
+        assert sorted(row for job in self.running for row in job.places) == list(range(len(self.rows.owners)))
 
     @invariant()
     def rows_in_use_are_owned(self) -> None:

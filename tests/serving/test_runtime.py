@@ -17,7 +17,8 @@ from model.tokenizer import END, START
 from model.transformer import Transformer
 from serving.bench.subjects import write_bundle
 from serving.cache import KeyValueCache
-from serving.runtime import Runtime, StepState, Way, k_best, pad
+from serving.found import k_best
+from serving.runtime import Runtime, StepState, Way, pad
 
 SOURCES = [[4, 9, END], [4, 9, 9, 9, END], [4, *range(20, 50), END]]
 
@@ -120,6 +121,16 @@ def test_all_log_probabilities_lead_to_the_tokens_that_the_graph_finds(
         for k in (3, 100, vocabulary, vocabulary + 9):
             assert found.best(row, k) == (asked[0][row, :k].tolist(), asked[1][row, :k].tolist())
         assert found.best(row, 2) == (asked[0][row, :2].tolist(), asked[1][row, :2].tolist())
+
+
+def test_all_bindings_share_the_room_for_all_log_probabilities(lively_bundle: Callable[[Precision], Path]) -> None:
+    """Each with a room of its own would take a gigabyte for a hundred rows of a large vocabulary."""
+    bundle = lively_bundle("int8")
+    runtime = Runtime(bundle, read_manifest(bundle), 1)
+    cache, state = begin(runtime, SOURCES * 3, 9)
+    rooms = [runtime.step(cache, state, rows, k, whole=True).log_softmax for rows in (9, 2, 5) for k in (2, 4)]
+    assert all(room is not None and np.shares_memory(room, rooms[0]) for room in rooms)
+    assert [len(room) for room in rooms if room is not None] == [9, 9, 2, 2, 5, 5]
 
 
 @given(st.lists(st.sampled_from([-9.0, -2.5, -1.0, -0.0, 0.0, 3.0]), min_size=1, max_size=40), st.integers(1, 50))

@@ -16,7 +16,11 @@ from tests.service import dragoman, free_port
         (["--rows", "0"], {}, "setting rows: Input should be greater than 0, not 0"),
         ([], {"DRAGOMAN_PORT": "abc"}, "setting port: "),
         ([], {"DRAGOMAN_PROT": "1"}, "unknown in the environment: DRAGOMAN_PROT"),
-        (["--gpus", "1"], {}, "setting gpus: GPU replicas have not been proven"),
+        (
+            ["--gpus", "1"],
+            {},
+            "setting gpus: must be 0, for translation on GPUs is not proven yet: leave it out, not 1.0",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_clear_message(
@@ -33,7 +37,7 @@ def test_a_second_copy_on_a_port_is_told_in_one_line(service: str) -> None:
     done = dragoman("serve", "--port", service.rsplit(":", 1)[1])
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
-    assert "Address already in use; choose another with --host or --port" in done.stderr.decode()
+    assert "Address already in use; choose another address with --host or --port" in done.stderr.decode()
 
 
 def test_a_signal_during_the_start_ends_it(tiny_bundle: Path) -> None:

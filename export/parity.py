@@ -1,0 +1,85 @@
+"""What the parity gate says of a bundle, as it stands in the manifest."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ParityCase(Frozen):
+    """One batch of the parity gate: ONNX Runtime against the PyTorch model of the same precision."""
+
+    rows: int
+    lengths: tuple[int, int]
+    """Shortest and longest source."""
+    steps: int
+    tokens: int
+    tokens_equal: int
+    """Of ``tokens``, teacher-forced along PyTorch's greedy output, those where both like the same token best."""
+    log_probability_error: float
+    """The largest difference over the whole vocabulary at every step."""
+    memory_error: float
+    attention_error: float
+    """The largest difference of any weight of any head."""
+
+
+class LongBounds(Frozen):
+    """The most that a `LongCase` may have of each; ``equal_share`` the least."""
+
+    log_probability_error: float
+    typical_error: float
+    cache_error: float
+    typical_cache_error: float
+    memory_error: float
+    source_cache_error: float
+    equal_share: float
+
+
+class LongCase(Frozen):
+    """The parity gate at the model's limits: `export.long_sequences`."""
+
+    rows: int
+    lengths: tuple[int, int]
+    """Shortest and longest source."""
+    steps: int
+    tokens: int
+    tokens_equal: int
+    log_probability_error: float
+    """The largest difference over the whole vocabulary at every step."""
+    typical_error: float
+    """Of each token's largest such difference the median."""
+    cache_error: float
+    """The largest difference of a number of a key or value that a step writes; in int8 one is a unit of the cache."""
+    typical_cache_error: float
+    """Of each token's largest such difference the median."""
+    memory_error: float
+    """Of a token's memory, how far it is from PyTorch's over the latter's length: the largest of all tokens."""
+    source_cache_error: float
+    """The same of the keys and values that encoder-decoder attention reads, of all layers."""
+
+
+class ParityReport(Frozen):
+    """What the gate measured and the bounds it applied."""
+
+    passed: bool
+    reference: str
+    cases: tuple[ParityCase, ...]
+    long: LongCase | None = None
+    """None in bundles written before, as are its bounds."""
+    long_bounds: LongBounds | None = None
+    log_probability_bound: float
+    state_bound: float | None = None
+    """For the errors of the memory and of the attention weights; `log_probability_bound` in bundles written before."""
+    typical_error: float | None = None
+    """The median, over tokens, of the largest difference over the whole vocabulary; bundles written before lack it."""
+    typical_bound: float | None = None
+    equal_share: float
+    equal_share_bound: float
+    vector_error: float | None = None
+    """The largest difference of any number of any sentence vector, from the same memory; None without a pooling."""
+    fp32_agreement: float
+    """Share of steps at which the unquantised model likes the same token best."""
+    fp32_agreement_floor: float
