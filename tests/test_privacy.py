@@ -34,9 +34,9 @@ COMMANDS = [
     ["translate", "--bundle", SMALL],
     ["encode", "--bundle", SMALL],
     ["export", "--list", SMALL],
-    pytest.param(["export", "{checkpoint}", "{folder}/bundle"], id="export"),
+    pytest.param(["export", "{checkpoint}", "{folder}/bundle"], id="export", marks=pytest.mark.slow),
     pytest.param(["evaluate", SMALL, "--data", "{pairs}"], id="evaluate"),
-    pytest.param(["vectors", "evaluate", SMALL, "--data", "{pairs}"], id="vectors"),
+    pytest.param(["vectors", "evaluate", SMALL, "--data", "{pairs}"], id="vectors", marks=pytest.mark.slow),
     pytest.param(
         ["loadtest", "--bundle", SMALL, "--users", "2", "--seconds", "2", "--port", "{port}"],
         id="loadtest and serve",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from export import verify
 from export.exporter import Precision, calibration
 from export.long_sequences import ROWS, sequences
 from export.parity import LongBounds, LongCase, ParityReport
@@ -38,8 +39,14 @@ def references(loaded: Checkpoint) -> dict[str, Transformer]:
 
 @pytest.fixture
 def gate(
-    lively_bundle: Callable[[Precision], Path], loaded: Checkpoint, references: dict[str, Transformer], tmp_path: Path
+    lively_bundle: Callable[[Precision], Path],
+    loaded: Checkpoint,
+    references: dict[str, Transformer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., ParityReport]:
+    monkeypatch.setattr(verify, "BATCH_SIZES", (2,))  # enough to see what short sentences can tell
+
     def gate(precision: Precision, graph: str = "decoder", change: Change = lambda model: None) -> ParityReport:
         """The report on the lively bundle, one graph of which has been changed."""
         folder = Path(shutil.copytree(lively_bundle(precision), tmp_path / "bundle"))

@@ -140,6 +140,7 @@ def test_a_temporary_folder_that_cannot_be_written_to_is_one_line_that_says_what
     assert done.stderr.decode() == "RAY_TMPDIR has 41 bytes; the limit is 20, for the paths of Ray's sockets\n"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_in_the_temporary_folder(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> None:
     folder, port = Path(f"/tmp/d{os.getpid()}"), free_port()  # short, as the paths of sockets must be
     folder.mkdir()

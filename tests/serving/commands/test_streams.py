@@ -30,7 +30,7 @@ def one_line(done: "subprocess.CompletedProcess[bytes]", said: str) -> None:
     assert len(others) == 1, others
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("encoding", ["latin-1", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_text_goes_out_as_utf8_in_any_terminal(encoding: str) -> None:
     plain = dragoman("translate", "--bundle", SMALL, given=TEXT)
     other = dragoman("translate", "--bundle", SMALL, given=TEXT, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
@@ -51,7 +51,7 @@ def test_a_byte_order_mark_is_not_text(tiny_bundle: Path) -> None:
     assert (marked.returncode, marked.stdout) == (0, plain.stdout)
 
 
-@pytest.mark.parametrize("verb", ["translate", "encode"])
+@pytest.mark.parametrize("verb", ["translate", pytest.param("encode", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("streams", "said"),
     [
@@ -101,6 +101,7 @@ def test_a_disk_that_fills_half_way_keeps_what_was_written(tiny_bundle: Path, tm
     assert file.stat().st_size == most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
