@@ -55,7 +55,10 @@ class Service:
             if read and answer.status != 200:
                 assert json.loads(content)["status"] == answer.status, content
             if read and body.get("stream") and answer.status == 200:
-                assert content.rstrip().split(b"\n\n")[-1].startswith((b"event: result", b"event: error")), content
+                name, data = content.rstrip().split(b"\n\n")[-1].split(b"\n")
+                assert name in (b"event: result", b"event: error"), content
+                if name == b"event: error":
+                    return int(json.loads(data.removeprefix(b"data: "))["status"])
             return answer.status
         except TimeoutError:
             raise AssertionError(f"{path} hangs") from None

@@ -85,7 +85,8 @@ def test_ray_is_given_the_same_environment_however_it_is_started() -> None:
     assert dict(re.findall(r"((?:RAY|MALLOC)_\w+)=(\S+)", dockerfile)) == expected
 
 
-@pytest.mark.parametrize("name", ["laptop.yaml", pytest.param("server.yaml", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["laptop.yaml", "server.yaml"])
 def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
     config = serve_configs()[name]
     port = free_port()

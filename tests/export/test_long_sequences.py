@@ -74,10 +74,10 @@ def test_long_sequences_pass_and_reach_the_models_limits(
     gate: Callable[..., ParityReport], precision: Precision
 ) -> None:
     report = gate(precision)
-    assert report.passed
     assert report.long_bounds == LONG_BOUNDS[precision]
     long = report.long
     assert long is not None
+    assert _within(long, LONG_BOUNDS[precision])
     assert (long.rows, long.lengths, long.steps) == (3, (128 - 128 // 3, 128), 128)
     assert long.tokens == 128 + 127 + 128 - 128 // 3
     assert long.tokens_equal >= 0.99 * long.tokens

@@ -34,6 +34,7 @@ def test_loads_a_service_and_reports(service: str, tmp_path: Path) -> None:
     assert "/v1/translate" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", [[], pytest.param(["--bundle", SMALL], marks=pytest.mark.slow)])
 def test_starts_the_default_or_another_and_says_what_that_took(tmp_path: Path, bundle: list[str]) -> None:
     done = loadtest(tmp_path, *bundle, "--port", str(free_port()), "--users", "2", "--seconds", "2")

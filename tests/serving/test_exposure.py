@@ -107,7 +107,8 @@ def test_an_ipv6_address_is_told_as_a_url_that_curl_takes(tiny_bundle: Path) -> 
         assert fetch(url, b'{"text": "Hello."}').status == 200
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_an_ipv6_port_that_is_taken_is_told_so_too() -> None:

@@ -27,6 +27,7 @@ def longest(small: Checkpoint, sources: list[list[int]]) -> int:
     return small.model.config.default_limit(max(map(len, sources)))
 
 
+@pytest.mark.slow
 def test_greedy_tokens_equal_the_reference_for_every_sentence(
     small: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:

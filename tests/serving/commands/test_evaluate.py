@@ -121,11 +121,13 @@ def test_evaluates_several_sets_and_searches_in_every_direction(data: Path, tmp_
     assert "file" in texts[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_in_each_precision_first(tiny_checkpoint: Path, data: Path) -> None:
     figures = lines(dragoman("evaluate", tiny_checkpoint, "--data", data, "--precision", "int8", "--precision", "fp32"))
     assert [each["system"] for each in figures] == ["int8-greedy", "fp32-greedy"]
 
 
+@pytest.mark.slow
 def test_compares_with_a_file_a_folder_and_a_model(tiny_bundle: Path, data: Path, tmp_path: Path) -> None:
     assert lines(dragoman("evaluate", tiny_bundle, "--data", data, "--output", tmp_path / "own"))
     right = tmp_path / "right.txt"

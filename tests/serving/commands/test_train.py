@@ -16,6 +16,7 @@ from tests.service import dragoman
 TINY = ["vocabulary=800", "width=32", "heads=4", "feed_forward=64", "encoder_layers=1", "decoder_layers=1", "norm=pre"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_training_that_is_ended_is_saved_and_goes_on(tmp_path: Path, sentences: list[str], number: int) -> None:
     data, run = tmp_path / "pairs.tsv", tmp_path / "run"
