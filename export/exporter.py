@@ -55,9 +55,9 @@ def export(
     if bundle.exists() and not (bundle / MANIFEST).exists() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
     loaded = checkpoint.load(source)
-    reference = loaded.model
+    reference, sources = loaded.model, probes(loaded, english)
     if precision == "int8":
-        reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded, english)))
+        reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded, sources)))
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as temporary:
         folder = Path(temporary) / bundle.name
@@ -70,7 +70,7 @@ def export(
             signatures[POOLING] = _signature(pooling)
         for name in signatures:
             onnx.checker.check_model(folder / f"{name}.onnx")
-        report = check(folder, reference, loaded.model, probes(loaded, english), precision, loaded.pooling)
+        report = check(folder, reference, loaded.model, sources, precision, loaded.pooling)
         if not report.passed:
             raise ParityError(f"the parity gate failed; no bundle was written\n{report.model_dump_json(indent=2)}")
         positions = loaded.config.model.max_positions
@@ -111,9 +111,9 @@ def _write(folder: Path, name: str, graph: onnx.ModelProto) -> None:
     (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def calibration(loaded: Checkpoint, english: Sequence[str] = ()) -> list[tuple[list[int], list[int]]]:
-    """Source and target ids to calibrate with: the gate's probes, and the model's translations."""
-    sources = probes(loaded, english)
+def calibration(loaded: Checkpoint, sources: list[list[int]] | None = None) -> list[tuple[list[int], list[int]]]:
+    """Source and target ids to calibrate with: ``sources`` (the gate's probes) and the model's translations."""
+    sources = sources or probes(loaded)
     return [(sources[index], hypothesis.tokens) for index, hypothesis in search(loaded.model, sources)]
 
 

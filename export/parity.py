@@ -9,8 +9,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ParityCase(Frozen):
-    """One batch of the parity gate: ONNX Runtime against the PyTorch model of the same precision."""
+class Case(Frozen):
+    """One batch: ONNX Runtime against the PyTorch model of the same precision."""
 
     rows: int
     lengths: tuple[int, int]
@@ -18,9 +18,14 @@ class ParityCase(Frozen):
     steps: int
     tokens: int
     tokens_equal: int
-    """Of ``tokens``, teacher-forced along PyTorch's greedy output, those where both like the same token best."""
+    """Of ``tokens``, teacher-forced, those where both like the same token best."""
     log_probability_error: float
     """The largest difference over the whole vocabulary at every step."""
+
+
+class ParityCase(Case):
+    """A batch of real sentences, along PyTorch's greedy output."""
+
     memory_error: float
     attention_error: float
     """The largest difference of any weight of any head."""
@@ -38,19 +43,11 @@ class LongBounds(Frozen):
     equal_share: float
 
 
-class LongCase(Frozen):
-    """The parity gate at the model's limits: `export.long_sequences`."""
+class LongCase(Case):
+    """Sequences at the model's limits: `export.long_sequences`."""
 
-    rows: int
-    lengths: tuple[int, int]
-    """Shortest and longest source."""
-    steps: int
-    tokens: int
-    tokens_equal: int
-    log_probability_error: float
-    """The largest difference over the whole vocabulary at every step."""
     typical_error: float
-    """Of each token's largest such difference the median."""
+    """Of each token's largest difference of a log-probability the median."""
     cache_error: float
     """The largest difference of a number of a key or value that a step writes; in int8 one is a unit of the cache."""
     typical_cache_error: float

@@ -38,24 +38,21 @@ class KeyValueCache:
     ) -> None:
         """``positions``: the longest target and source."""
         self.rows = rows
-        kinds = {
-            kind: [name for name in names if name.startswith(kind)] for kind in ("self", "cross", "last")
-        }  # each kind's arrays lie in one block, so that one copy serves all layers
         shapes = {
             "self": (rows, heads, capacity(positions[0]), head_width),
             "cross": (rows, heads, capacity(positions[1]), head_width),
             "last": (rows, 1, heads * head_width),
         }
-        self._memory = {kind: _pages(math.prod((len(names), *shapes[kind])), dtype) for kind, names in kinds.items()}
-        self._blocks = {
-            kind: np.frombuffer(memory, dtype)[: math.prod((len(kinds[kind]), *shapes[kind]))].reshape(
-                len(kinds[kind]), *shapes[kind]
-            )
-            for kind, memory in self._memory.items()
-        }
-        self.arrays: dict[str, Array] = {
-            name: array for kind, names in kinds.items() for name, array in zip(names, self._blocks[kind], strict=True)
-        }
+        self._memory: dict[str, mmap.mmap] = {}
+        self._blocks: dict[str, Array] = {}
+        self.arrays: dict[str, Array] = {}
+        for kind, shape in shapes.items():
+            # Each kind's arrays lie in one block, so that one copy serves all layers.
+            names_of_kind = [name for name in names if name.startswith(kind)]
+            numbers = len(names_of_kind) * math.prod(shape)
+            memory = self._memory[kind] = _pages(numbers, dtype)
+            block = self._blocks[kind] = np.frombuffer(memory, dtype, numbers).reshape(len(names_of_kind), *shape)
+            self.arrays.update(zip(names_of_kind, block, strict=True))
         self._depths = np.zeros(rows, np.int32)
         """Positions of each row that may have been written since its memory was last given back."""
         for block in self._blocks.values():

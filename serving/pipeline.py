@@ -218,15 +218,16 @@ class Pipeline:
             raise TooLarge("text", len(source_ids), limit, "tokens")
         tokenised = time.perf_counter()
         stages = {"tokenise": tokenised - begin}
+        most = min(limit, self.manifest.limits.target_tokens)
         if written is None:
-            most = min(limit, self.manifest.limits.target_tokens, model.default_limit(len(source_ids)))
-            [found] = await self._run([translation(source_ids, Decoding(most), deadline)], deadline)
+            decoding = Decoding(min(most, model.default_limit(len(source_ids))))
+            [found] = await self._run([translation(source_ids, decoding, deadline)], deadline)
             target_ids = found.hypotheses[0].tokens
             stages |= _stages([found])
         else:
             self._check("translation", [written])
             target_ids = self.tokenizer.target(written)
-            if len(target_ids) > (most := min(limit, self.manifest.limits.target_tokens)):
+            if len(target_ids) > most:
                 raise TooLarge("translation", len(target_ids), most, "tokens")
         # What the decoder reads at each position is the token before it: queries carry the token they read.
         read = [START, *target_ids[:-1]]

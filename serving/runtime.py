@@ -161,9 +161,7 @@ class Runtime:
         taken = []
         for _ in range(TRIALS + 1):
             begin = time.perf_counter()
-            for outcome in self._side_by_side(steps):
-                if isinstance(outcome, Exception):
-                    raise outcome
+            self._take(steps)
             taken.append(time.perf_counter() - begin)
         return float(np.median(taken[1:]))  # the first allocates
 
@@ -210,10 +208,14 @@ class Runtime:
                 del self._bound[next(iter(self._bound))]
         self._bound[rows, k, whole] = bound
         steps, found = bound
+        self._take(steps)
+        return found
+
+    def _take(self, steps: Sequence[Callable[[], None]]) -> None:
+        """Take a step, each lane its part; raises what went wrong with the first that did."""
         for outcome in self._side_by_side(steps):
             if isinstance(outcome, Exception):
                 raise outcome
-        return found
 
     def _bind(
         self, cache: KeyValueCache, state: "StepState", rows: int, k: int, way: Way, whole: bool = False
