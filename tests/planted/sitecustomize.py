@@ -18,7 +18,7 @@ PLACES = {
     },
     "serving.cache": {"store": "KeyValueCache.store"},
     "serving.search": {"search": "Single.advance", "beam": "Beam.advance"},
-    "serving.streaming": {"listener": "Ear.hear"},
+    "serving.streaming": {"listener": "TextStream.add"},
     "model.tokenizer": {"tokenise": "Tokenizer.sources", "detokenise": "Tokenizer.decode"},
 }
 
