@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.decoding import Decoding, Sampling
+from serving.engine.decoding import Decoding, Sampling
 
 
 class Strict(BaseModel):

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from export.bundle import TOKENIZER, BundleError, Manifest, read_manifest
 from model.sentences import Sentence, split
 from model.tokenizer import START, Tokenizer
-from serving.decoding import Decoding
-from serving.engine import Engine
+from serving.engine.decoding import Decoding
+from serving.engine.engine import Engine
+from serving.engine.jobs import Job, encoding, inspection, translation
+from serving.engine.results import Attended, Encoded, Timings, Translated
 from serving.errors import DeadlineExceeded, Invalid, TooLarge
-from serving.job import Attended, Encoded, Job, Timings, Translated, encoding, inspection, translation
 from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
-from serving.runtime import Runtime
+from serving.runtime.devices import runtime_on
 from serving.settings import Settings
 from serving.streaming import Delta, Feed
 from serving.translation import Translation, join
@@ -84,7 +85,7 @@ class Pipeline:
         if self.tokenizer.vocabulary != self.manifest.model.vocabulary:
             pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
-        runtime = Runtime(folder, self.manifest, settings.cpus, settings.device)
+        runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus)
         self.engine = Engine(
             runtime, settings.rows, settings.encode_tokens, settings.queue_tokens, settings.request_rows
         )
@@ -152,7 +153,7 @@ class Pipeline:
         feed = Feed(prepared.sentences, self.tokenizer.decode, self.settings.stream_interval)
         places = [(index, number) for index, cut in enumerate(prepared.sentences) for number in range(len(cut))]
         jobs = [
-            translation(ids, decoding, deadline, feed.ear(*place, decoding.max_tokens))
+            translation(ids, decoding, deadline, feed.listener(*place, decoding.max_tokens))
             for ids, decoding, place in zip(prepared.sources, prepared.decodings, places, strict=True)
         ]
         tokenised = time.perf_counter()
@@ -255,7 +256,7 @@ class Pipeline:
         """When a request that arrives now has to be done, on the clock of ``time.monotonic``."""
         return time.monotonic() + self.settings.timeout
 
-    async def _run(self, jobs: list[Job], deadline: float) -> list[Any]:
+    async def _run(self, jobs: Sequence[Job], deadline: float) -> list[Any]:
         """Results of ``jobs`` in order; whatever ends this early also ends the work."""
         self.engine.submit(jobs)
         try:
@@ -270,7 +271,7 @@ class Pipeline:
             raise DeadlineExceeded(self.settings.timeout) from None
         finally:
             if not all(job.future.done() for job in jobs):
-                self.engine.cancel(jobs)
+                self.engine.intake.cancel(jobs)
 
     def pair(self, source: str | None, target: str | None) -> tuple[str, str]:
         """The model's first pair that fits what was asked for; Invalid when none does."""
@@ -322,7 +323,7 @@ class Pipeline:
             raise Invalid([("prefix", f"has {len(prefixes)} for {len(texts)} texts: give one a text, blank for none")])
         self._check("prefix", prefixes, blank=True)
         # What cannot fit in any case is refused before it is worked on: a full service must not be busy with refusing.
-        self.engine.check_room(self._least(texts, options))
+        self.engine.intake.check_room(self._least(texts, options))
         prefixes = prefixes or [""] * len(texts)
         return await unless_short(sum(map(len, texts)), lambda: self._cut(texts, target, options, prefixes))
 

@@ -11,7 +11,7 @@ from serving import local_ray  # before Ray itself
 from serving.deployment import NAME, application
 from serving.ingress import LEAVING_SECONDS, bound
 from serving.local_ray import CannotStart, Stop
-from serving.runtime import check_device
+from serving.runtime.devices import check_device
 from serving.settings import Settings
 
 from ray import serve  # isort: skip

@@ -78,7 +78,7 @@ class TextStream:
 class Feed:
     """Deltas of all texts of a request, from the engine's tokens to whoever iterates over it.
 
-    An exception that one of its ears meets is raised here. The first deltas come at once. What comes within
+    An exception that one of its listeners meets is raised here. The first deltas come at once. What comes within
     ``interval`` seconds of them comes together, one delta a text: to send every token on its own costs a server more
     than to find it.
     """
@@ -90,9 +90,9 @@ class Feed:
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def ear(self, index: int, sentence: int, max_tokens: int) -> "Ear":
+    def listener(self, index: int, sentence: int, max_tokens: int) -> "SentenceListener":
         """Who listens to the translation of a ``sentence`` of the text ``index``."""
-        return Ear(self._loop, self._streams[index], self._deltas, index, sentence, max_tokens)
+        return SentenceListener(self._loop, self._streams[index], self._deltas, index, sentence, max_tokens)
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -120,8 +120,8 @@ class Feed:
 
 
 @dataclass
-class Ear:
-    """Hears one sentence's tokens (`serving.job.Listener`)."""
+class SentenceListener:
+    """Takes one sentence's tokens (`serving.engine.jobs.Listener`)."""
 
     loop: asyncio.AbstractEventLoop
     stream: TextStream
@@ -131,11 +131,12 @@ class Ear:
     left: int
     """Tokens the sentence may still get."""
 
-    def hear(self, token: int) -> None:
-        """Take the next token and pass on what it makes certain, or what went wrong: then the stream ends with it."""
+    def on_token(self, token: int) -> None:
+        """Take the next token and pass on what it makes certain."""
         self.left -= 1
-        try:
-            if text := self.stream.add(self.sentence, token, last=token == END or not self.left):
-                self.deltas.put_nowait(Delta(self.index, text))
-        except Exception as error:
-            self.deltas.put_nowait(error)
+        if text := self.stream.add(self.sentence, token, last=token == END or not self.left):
+            self.deltas.put_nowait(Delta(self.index, text))
+
+    def on_error(self, error: Exception) -> None:
+        """End the stream with ``error``."""
+        self.deltas.put_nowait(error)

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from model.sentences import Sentence
-from serving.search import Hypothesis
+from serving.engine.search import Hypothesis
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ from model.corpus import pad
 from model.pairs import read_pairs
 from model.tokenizer import END, START
 from model.transformer import Transformer
-from serving.decoding import Decoding
-from serving.engine import Engine
-from serving.job import translation
-from serving.runtime import Runtime
-from serving.search import Hypothesis
+from serving.engine.decoding import Decoding
+from serving.engine.engine import Engine
+from serving.engine.jobs import translation
+from serving.runtime.cpu import CpuRuntime
+from serving.engine.search import Hypothesis
 from tests.conftest import BASE, SMALL
 from tests.service import fetch
 
@@ -86,7 +86,7 @@ def sources(texts: list[str], shipped: Checkpoint) -> list[list[int]]:
 def decoded(bundle: Path, sources: Sequence[list[int]]) -> list[Hypothesis]:
     """All of ``sources`` greedily through the engine, side by side."""
     manifest = read_manifest(bundle)
-    engine = Engine(Runtime(bundle, manifest, 2), rows=32, encode_tokens=4096, queue_tokens=10**9, share=32)
+    engine = Engine(CpuRuntime(bundle, manifest, 2), rows=32, encode_tokens=4096, queue_tokens=10**9, share=32)
     jobs = [
         translation(source, Decoding(manifest.model.default_limit(len(source))), time.monotonic() + 600)
         for source in sources

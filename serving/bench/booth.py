@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from serving.bench.contestants import Contestant, enter
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
 
 CALM = 0.01
 """Seconds in which the process must use less than a tenth of a core to count as quiet."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from export.bundle import MANIFEST, Manifest
-from serving.decoding import Decoding
-from serving.engine import Engine
-from serving.job import translation
-from serving.runtime import Runtime
+from serving.engine.decoding import Decoding
+from serving.engine.engine import Engine
+from serving.engine.jobs import translation
+from serving.runtime.cpu import CpuRuntime
 from serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Dragoman:
         manifest = Manifest.model_validate_json((bundle / MANIFEST).read_bytes())
         settings = Settings()
         rows = max(rows, settings.rows)
-        self._engine = Engine(Runtime(bundle, manifest, threads), rows, settings.encode_tokens, sys.maxsize, rows)
+        self._engine = Engine(CpuRuntime(bundle, manifest, threads), rows, settings.encode_tokens, sys.maxsize, rows)
 
     def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:
         """See `Contestant`."""

@@ -12,7 +12,7 @@ from model.attention import CrossAttention, MultiHeadAttention
 from model.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
 from model.tokenizer import END, START, UNKNOWN
 from model.transformer import Transformer
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
 
 
 def convert(model: Transformer, folder: Path) -> None:

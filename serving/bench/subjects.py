@@ -18,7 +18,7 @@ from model.tokenizer import LANGUAGES
 from model.transformer import Transformer
 from model.translate import search
 from serving.bench.contestants import CHECKPOINT, PEER
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
 
 PAPER = "paper"
 """The paper's shape, with random weights."""

@@ -10,14 +10,14 @@ import os
 import sys
 
 PLACES = {
-    "serving.runtime": {
-        "encode": "Runtime._encode",
-        "step": "Runtime.step",
-        "attention": "Runtime.attention",
-        "pool": "Runtime.pool",
+    "serving.runtime.cpu": {
+        "encode": "CpuRuntime._encode",
+        "attention": "CpuRuntime.attention",
+        "pool": "CpuRuntime.pool",
     },
-    "serving.cache": {"store": "KeyValueCache.store"},
-    "serving.search": {"search": "Single.advance", "beam": "Beam.advance"},
+    "serving.runtime.cpu_decoder": {"step": "CpuDecoder.step"},
+    "serving.runtime.cache": {"store": "KeyValueCache.store"},
+    "serving.engine.search": {"search": "Single.advance", "beam": "Beam.advance"},
     "serving.streaming": {"listener": "TextStream.add"},
     "model.tokenizer": {"tokenise": "Tokenizer.sources", "detokenise": "Tokenizer.decode"},
 }

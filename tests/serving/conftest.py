@@ -32,14 +32,15 @@ class Api:
 
     def slow_down(self, seconds: float) -> None:
         """Let every decoding step take so much longer."""
-        runtime, step = self.pipeline.engine._runtime, self.pipeline.engine._runtime.step
+        batch = self.pipeline.engine._batch
+        step = batch.step
 
         def slow(*arguments: Any) -> Any:
             time.sleep(seconds)
             self.steps += 1
             return step(*arguments)
 
-        runtime.step = slow  # type: ignore[method-assign]
+        batch.step = slow  # type: ignore[method-assign]
 
 
 @contextmanager

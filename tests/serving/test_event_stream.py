@@ -121,7 +121,7 @@ def test_a_client_that_goes_away_frees_its_row_within_a_step(slow_api: Api, stre
     wait_until(lambda: slow_api.running == 0)
     # One is under way, and the next may begin before word has come.
     assert slow_api.steps - steps <= 2
-    assert slow_api.pipeline.engine.waiting_tokens == 0
+    assert slow_api.pipeline.engine.intake.waiting_tokens == 0
     assert post(slow_api, text="Hi.", max_tokens=2).status == 200
     assert slow_api.steps - steps <= 4
 
@@ -132,22 +132,22 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(slow_api: Api) 
         wait_until(lambda: slow_api.running == 1)
         for stream in (True, False):
             with connection(slow_api, text=TEXT, stream=stream):
-                wait_until(lambda: engine.waiting_tokens > 0)
+                wait_until(lambda: engine.intake.waiting_tokens > 0)
             steps = slow_api.steps
-            wait_until(lambda: engine.waiting_tokens == 0)
+            wait_until(lambda: engine.intake.waiting_tokens == 0)
             assert slow_api.steps - steps <= 2
 
 
 def test_an_engine_that_breaks_in_mid_stream_says_so_in_an_event(slow_api: Api) -> None:
-    runtime = slow_api.pipeline.engine._runtime
-    working = runtime.step
+    batch = slow_api.pipeline.engine._batch
+    working = batch.step
 
     def breaking(*arguments: Any) -> Any:
         if slow_api.steps == 5:
             raise RuntimeError("out of memory")
         return working(*arguments)
 
-    runtime.step = breaking  # type: ignore[method-assign]
+    batch.step = breaking  # type: ignore[method-assign]
     found = events(post(slow_api, text=TEXT, stream=True, **WORDS).content)
     assert {name for name, _ in found[:-1]} == {"delta"}
     name, problem = found[-1]

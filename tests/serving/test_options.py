@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serving.decoding import Sampling
+from serving.engine.decoding import Sampling
 from serving.options import GREEDY, SamplingOptions, TranslateOptions
 
 

@@ -18,16 +18,16 @@ from export.exporter import export
 from model import checkpoint
 from model.search import beam, sample
 from model.translate import translate
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
+from serving.engine.jobs import Job, translation
 from serving.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, ServiceError, TooLarge
-from serving.job import Job, translation
 from serving.options import SamplingOptions, TranslateOptions
 from serving.pipeline import Pipeline
 from serving.settings import Settings
 from serving.streaming import Delta
 from serving.translation import Translation
 from tests.serving.conftest import wait_until
-from tests.serving.engines import Held, greedy, soon
+from tests.serving.engine.engines import Held, greedy, soon
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_what_cannot_fit_the_queue_is_refused_before_it_is_read(
     try:
         pipeline.engine.submit(greedy([[9] * 50] * 10, 50))
         held.next()
-        assert pipeline.engine.waiting_tokens == 900
+        assert pipeline.engine.intake.waiting_tokens == 900
         monkeypatch.setattr(pipeline.tokenizer, "sources", None)
         with pytest.raises(QueueFull):
             translated(pipeline, ["Hello there. " * 200])
@@ -382,7 +382,7 @@ def test_a_fault_of_the_tokenizer_ends_one_request(
 
     try:
         asyncio.run(run())
-        assert pipeline.engine.load == pipeline.engine.waiting_tokens == 0
+        assert pipeline.engine.load == pipeline.engine.intake.waiting_tokens == 0
     finally:
         pipeline.close()
 

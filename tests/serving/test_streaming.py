@@ -66,12 +66,12 @@ def test_sentences_are_told_one_after_another_whichever_is_done_first(seed: int)
 def test_a_feed_tells_each_texts_deltas_and_ends_when_it_is_closed() -> None:
     async def run() -> list[Delta]:
         feed = Feed([split("One. Two."), split("Three.")], tokenizer.decode)
-        ears = [feed.ear(0, 0, 10), feed.ear(0, 1, 1), feed.ear(1, 0, 10)]
+        listeners = [feed.listener(0, 0, 10), feed.listener(0, 1, 1), feed.listener(1, 0, 10)]
         # The second sentence of the first text is over after one token, its limit.
         ids = [tokenizer.target("Eins."), tokenizer.target("Zwei.")[:1], tokenizer.target("Drei.")]
-        for ear, each in reversed(list(zip(ears, ids, strict=True))):
+        for listener, each in reversed(list(zip(listeners, ids, strict=True))):
             for token in each:
-                ear.hear(token)
+                listener.on_token(token)
         feed.close()
         return [delta async for delta in feed]
 
@@ -86,12 +86,12 @@ def test_a_feed_ends_even_if_a_token_is_heard_after_it_was_closed() -> None:
 
     async def run() -> list[Delta]:
         feed = Feed([split("One.")], tokenizer.decode)
-        ear = feed.ear(0, 0, 10)
+        listener = feed.listener(0, 0, 10)
         ids = tokenizer.target("Eins.")
-        ear.hear(ids[0])
+        listener.on_token(ids[0])
         feed.close()
         for token in ids[1:]:
-            ear.hear(token)
+            listener.on_token(token)
         return [delta async for delta in feed]
 
     deltas = asyncio.run(asyncio.wait_for(run(), 10))
@@ -101,17 +101,17 @@ def test_a_feed_ends_even_if_a_token_is_heard_after_it_was_closed() -> None:
 def test_what_comes_within_the_interval_comes_together_and_the_end_waits_for_nothing() -> None:
     async def run() -> list[Delta]:
         feed = Feed([split("One."), split("Two.")], tokenizer.decode, interval=3600)
-        first, second = feed.ear(0, 0, 10), feed.ear(1, 0, 10)
+        first, second = feed.listener(0, 0, 10), feed.listener(1, 0, 10)
         told = []
         ids = tokenizer.target("Guten Tag")
-        first.hear(ids[0])
+        first.on_token(ids[0])
         async for delta in feed:
             told.append(delta)
             if len(told) == 1:
                 for token in ids[1:]:
-                    first.hear(token)
+                    first.on_token(token)
                 for token in ids:
-                    second.hear(token)
+                    second.on_token(token)
                 feed.close()
         return told
 

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from model.sentences import split
-from serving.search import Hypothesis
+from serving.engine.search import Hypothesis
 from serving.translation import best_combinations, join
 
 

@@ -10,7 +10,7 @@ from model import checkpoint
 from serving.bench import booth
 from serving.bench.booth import Booth, BoothError, Timed, serve
 from serving.bench.contestants import CHECKPOINT
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
 
 
 def test_times_an_engine_in_a_process_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from model.transformer import Transformer
 from model.translate import search
 from serving.bench.contestants import CHECKPOINT, Contestant, Dragoman, PyTorch, enter
 from serving.bench.subjects import write_bundle
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from model.config import ModelConfig
 from model.tokenizer import END, START
 from model.transformer import Encoded, Transformer
 from model.translate import search
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
 
 pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install --editable '.[bench]'")
 

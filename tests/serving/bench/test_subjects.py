@@ -5,7 +5,7 @@ import pytest
 
 from model.config import ModelConfig
 from serving.bench.subjects import FIXED_TOKENS, PAPER, Subject, prepare, read_lines
-from serving.decoding import Decoding
+from serving.engine.decoding import Decoding
 from tests.conftest import SENTENCES, SMALL
 
 

@@ -1,0 +1,180 @@
+"""The engine: one thread that owns the runtime, and works on everybody's requests at once.
+
+Each turn it drops what is no longer wanted, admits some of what waits, encodes it, takes one decoding step for every
+hypothesis whatever its position, and delivers what is finished. Whose turn it is the scheduler says.
+
+What goes wrong with one job, or with the sentences that are encoded together, fails those and nobody else. Any other
+exception ends the thread: what is not done fails with NotReady, and so does whatever comes. Nothing is known then of
+the state that all requests share, so the process is replaced rather than mended (`Engine.when_broken`).
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from serving.engine.encoder_batches import encoder_batches
+from serving.engine.intake import Intake
+from serving.engine.jobs import AttentionJob, EncodingJob, Job, TranslationJob
+from serving.engine.scheduler import Scheduler
+from serving.engine.step import take_step
+from serving.errors import BUG, NotReady, ServiceError
+from serving.runtime.interface import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Work:
+    """What an engine has done since it started; its thread alone writes it."""
+
+    source_tokens: int = 0
+    """Encoded."""
+    padded_tokens: int = 0
+    """Positions the encoder's attention worked on for them, padding included."""
+    steps: int = 0
+    """Of decoding."""
+    rows: int = 0
+    """Decoded in all steps: divided by them, the rows of a step on average."""
+
+
+class Engine:
+    """Runs jobs on a runtime in a thread of its own; every public method may be called from any thread."""
+
+    def __init__(self, runtime: Runtime, rows: int, encode_tokens: int, queue_tokens: int, share: int) -> None:
+        self.rows = rows
+        self.work = Work()
+        self.when_broken: Callable[[], None] = lambda: None
+        """Called by the engine's thread as the last it does, if an exception ends it."""
+        self._runtime, self._batch = runtime, runtime.batch(rows)
+        self._scheduler: Scheduler[Job] = Scheduler(rows, encode_tokens, share)
+        self.intake: Intake[Job] = Intake(self._scheduler, queue_tokens)
+        self._failure: BaseException | None = None
+        self._last_turn = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue all of ``jobs``, which are one request, or, with QueueFull, NotReady or ValueError, none.
+
+        Each job's ``future`` receives result or error.
+        """
+        for job in jobs:
+            if job.rows > self.rows:
+                raise ValueError(f"a job wants {job.rows} rows; there are {self.rows}")
+            if misfit := job.misfit(self._runtime.manifest):
+                raise ValueError(f"a job does not fit the model: {misfit}")
+        self.intake.put(jobs)
+
+    def stop(self) -> None:
+        """Refuse new jobs, fail those not done with NotReady, end the thread."""
+        self.intake.close("the engine has stopped")
+        self._thread.join()
+
+    @property
+    def rows_in_use(self) -> int:
+        """Of the `rows`: those being decoded."""
+        return len(self._batch)
+
+    @property
+    def load(self) -> float:
+        """Rows that are used or waited for, over all there are; what is only encoded counts for one."""
+        return self.intake.load / self.rows
+
+    def check_health(self, patience: float = 60.0) -> None:
+        """RuntimeError when the thread is dead, or has work and took no turn for ``patience`` seconds."""
+        if self._failure is not None or not self._thread.is_alive():
+            raise RuntimeError(f"the engine's thread has ended: {self._failure}")
+        idle = time.monotonic() - self._last_turn
+        if len(self._scheduler) and idle > patience:
+            raise RuntimeError(f"the engine has work and took no turn for {idle:.0f} s")
+
+    def _run(self) -> None:
+        try:
+            while not self.intake.closed:
+                self._turn()
+        except BaseException as failure:
+            logger.exception("the engine's thread has ended")
+            self._failure = failure
+            self.intake.close(f"the engine: {failure}")
+        for job in self.intake.clear():
+            job.fail(NotReady("the engine stopped before this was done"))
+        if self._failure is not None:
+            self.when_broken()
+
+    def _turn(self) -> None:
+        while not self.intake.has_work and self._batch.tidy():
+            pass  # a little at a time: whoever comes meanwhile does not wait for all of it
+        someone_left = self.intake.hand_over()
+        if self.intake.closed:
+            return
+        begin = self._last_turn = time.monotonic()
+        for job in self._scheduler.drop(begin, someone_left):
+            job.give_up()
+            self._release(job)
+        if admitted := self._scheduler.take_turn(begin):
+            self._scheduler.start(self._encode(admitted), time.monotonic())
+        if self._scheduler.running:
+            self._step([job for job in self._scheduler.running if isinstance(job, TranslationJob)])
+        self._scheduler.end_turn(time.monotonic() - begin)
+
+    def _encode(self, jobs: Sequence[Job]) -> list[TranslationJob]:
+        """Encode ``jobs`` and finish those that want no more; returns the translations, which have slots now."""
+        started: list[TranslationJob] = []
+        for job in jobs:
+            job.admitted = time.monotonic()
+            if isinstance(job, AttentionJob):
+                with self._blaming(job):
+                    job.finish(self._runtime)
+        batches = encoder_batches([job for job in jobs if not isinstance(job, AttentionJob)], self._runtime.lanes)
+        results = self._runtime.encode([[job.source for job in batch] for batch in batches])
+        for batch, result in zip(batches, results, strict=True):
+            if not isinstance(result, Exception):
+                self.work.source_tokens += sum(job.source_tokens for job in batch)
+                self.work.padded_tokens += len(batch) * result.positions
+            encoded = time.monotonic()
+            for index, job in enumerate(batch):
+                job.encoded = encoded
+                with self._blaming(job):
+                    if isinstance(result, Exception):
+                        raise result
+                    if isinstance(job, TranslationJob):
+                        job.start(self._batch, result, index)
+                        started.append(job)
+                    elif isinstance(job, EncodingJob):
+                        job.finish(self._runtime, result, index)
+        return started
+
+    def _step(self, jobs: Sequence[TranslationJob]) -> None:
+        self.work.steps += 1
+        self.work.rows += len(self._batch)
+        done = take_step(self._batch, jobs, self._blaming)
+        self._scheduler.finish(done)
+        for job in done:
+            self._release(job)
+            with self._blaming(job):
+                job.finish()
+
+    @contextlib.contextmanager
+    def _blaming(self, job: Job) -> Iterator[None]:
+        """What goes wrong in here ends ``job`` alone."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End ``job``, whose own work ended in ``error``: whoever shares the engine with it goes on."""
+        logger.error("a job failed", exc_info=error)
+        self._release(job)
+        if job in self._scheduler.running:
+            self._scheduler.finish([job])
+        job.fail(ServiceError(BUG))
+
+    def _release(self, job: Job) -> None:
+        """Free the slots of ``job``, if it has any."""
+        if isinstance(job, TranslationJob) and job.slots:
+            self._batch.release(job.slots)
+            job.slots = []

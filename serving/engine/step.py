@@ -1,0 +1,61 @@
+"""One decoding step: what searches ask of it, and what they make of what it finds."""
+
+from asyncio import AbstractEventLoop
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from serving.engine.jobs import Job, TranslationJob
+from serving.engine.listeners import Listener, tell
+from serving.runtime.interface import DecoderBatch
+from serving.runtime.rows import Continuation
+from serving.runtime.step_result import Ask, StepResult
+
+Blaming = Callable[[Job], AbstractContextManager[None]]
+"""A context in which an exception ends that job, and nothing else."""
+
+
+def take_step(batch: DecoderBatch, jobs: Sequence[TranslationJob], blaming: Blaming) -> list[TranslationJob]:
+    """Take a step of ``batch``, whose slots are those of ``jobs``; returns the jobs that are done."""
+    asks: dict[TranslationJob, list[Ask]] = {}
+    for job in jobs:
+        if not job.greedy:
+            with blaming(job):
+                asks[job] = job.ask()
+    if not len(batch):
+        return []  # all have failed
+    step = batch.step([ask for asked in asks.values() for ask in asked])
+    return _end_greedy(jobs, step, blaming) + _search(batch, asks, step, blaming)
+
+
+def _end_greedy(jobs: Sequence[TranslationJob], step: StepResult, blaming: Blaming) -> list[TranslationJob]:
+    """Take what greedy slots have written that ended in this ``step``; returns their jobs."""
+    ended, done = {written.slot: written for written in step.ended}, []
+    for job in jobs if ended else ():
+        if job.slots and (written := ended.get(job.slots[0])):
+            with blaming(job):
+                job.take(written)
+                done.append(job)
+    return done
+
+
+def _search(
+    batch: DecoderBatch, asks: dict[TranslationJob, list[Ask]], step: StepResult, blaming: Blaming
+) -> list[TranslationJob]:
+    """Let searches choose from what this ``step`` found; returns the jobs that are done."""
+    done: list[TranslationJob] = []
+    continuations: dict[TranslationJob, Continuation] = {}
+    heard: dict[AbstractEventLoop, list[tuple[Listener, int]]] = defaultdict(list)
+    for job, asked in asks.items():
+        with blaming(job):
+            continuation = job.advance(step, asked)
+            if job.listener:
+                heard[job.listener.loop].append((job.listener, job.search.last))
+            if continuation:
+                continuations[job] = continuation
+            else:
+                done.append(job)
+    for job, slots in zip(continuations, batch.reorder(list(continuations.values())), strict=True):
+        job.slots = slots
+    tell(heard)
+    return done

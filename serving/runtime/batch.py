@@ -1,0 +1,138 @@
+"""The decoder batch: slots, the rows they are packed into, and the memory and the graph behind the rows."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from serving.runtime.encoded_batch import EncodedBatch
+from serving.runtime.row_state import RowState
+from serving.runtime.rows import Continuation, Copy, Rows, Slot
+from serving.runtime.step_result import Ask, StepArrays, StepResult, Written
+
+SHARED_K = 32
+"""The most tokens that a step finds for all its rows because one of them wants as many: the widest beam's. Who wants
+more chooses from all tokens, at the price of a row or two for each of its own, not of one for everybody's."""
+
+Array = NDArray[Any]
+
+
+class CacheCopy(NamedTuple):
+    """Keys and values of row ``origin`` that belong into ``row`` as well."""
+
+    origin: int
+    row: int
+    written: int
+    """Of the target: the first so many positions."""
+    read: int
+    """Of the source: the same; 0 where both rows have it."""
+
+
+class Memory(Protocol):
+    """The keys and values of all rows, wherever they lie."""
+
+    def store(self, row: int, encoded: EncodedBatch, index: int, length: int) -> None:
+        """Put the source at ``index`` of ``encoded``, of ``length`` tokens, into ``row``."""
+
+    def copy(self, copies: Sequence[CacheCopy]) -> None:
+        """Make ``copies``, in any order or at once."""
+
+    def written(self, positions: Array) -> None:
+        """Take note that a step has written the first ``positions`` ``[n]`` of the target in the first n rows."""
+
+    def deep(self) -> list[int]:
+        """The rows that hold memory beyond what a row keeps when it is done."""
+
+    def give_back(self, rows: Sequence[int]) -> None:
+        """Give the memory of unused ``rows`` back to the system, or of the first of them where that takes long."""
+
+
+class Decoder(Protocol):
+    """The decoder graph over a memory and a state."""
+
+    gives_log_softmax: bool
+    """Whether a step can give the log-probabilities of all tokens; bundles written before cannot."""
+
+    def step(self, rows: int, k: int, whole: bool) -> StepArrays:
+        """One step for the first ``rows`` rows, each at its own position; the memory is written in place.
+
+        It finds the ``k`` likeliest tokens of each row; with ``whole`` also the log-probabilities of all tokens.
+        """
+
+
+class RowBatch:
+    """`serving.runtime.interface.DecoderBatch` in rows that are packed from 0 on."""
+
+    def __init__(self, state: RowState, memory: Memory, decoder: Decoder, vocabulary: int) -> None:
+        self._rows = Rows()
+        self._state, self._memory, self._decoder, self._vocabulary = state, memory, decoder, vocabulary
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def admit(self, encoded: EncodedBatch, index: int, length: int, limit: int) -> Slot:
+        """See `DecoderBatch`."""
+        slot = self._rows.place()
+        try:
+            self._memory.store(slot.row, encoded, index, length)
+        except BaseException:
+            self._rows.release([slot])
+            raise
+        self._state.begin(slot.row, length, limit)
+        return slot
+
+    def step(self, asks: Sequence[Ask]) -> StepResult:
+        """See `DecoderBatch`."""
+        self.tidy()
+        self._copy(self._rows.pack())
+        rows, state = len(self._rows), self._state
+        for slot, _, given in asks:
+            if given is not None:
+                state.given[slot.row] = given
+        arrays = self._decoder.step(rows, *self._tokens_to_find(asks))
+        self._memory.written(state.position[:rows] + 1)
+        ended = state.advance(arrays.tokens[:, 0], arrays.log_probabilities[:, 0])
+        return StepResult(arrays, [Written(self._rows.slots[row], *state.written(row)) for row in ended])
+
+    def _tokens_to_find(self, asks: Sequence[Ask]) -> tuple[int, bool]:
+        """How many of the likeliest tokens the step finds for every row, and whether somebody chooses from all."""
+        most = max((ask.k for ask in asks), default=0)
+        whole = most > SHARED_K and self._decoder.gives_log_softmax
+        shared = max((ask.k for ask in asks if ask.k <= SHARED_K), default=0) if whole else most
+        # TopK takes twice as long to find one token as to find two.
+        return min(max(2, shared), self._vocabulary), whole
+
+    def reorder(self, continuations: Sequence[Continuation]) -> list[list[Slot]]:
+        """See `DecoderBatch`."""
+        following: list[list[Slot]] = []
+        copies: list[Copy] = []
+        for slots, parents, _ in continuations:
+            followers, needed = self._rows.follow(slots, parents)
+            following.append(followers)
+            copies += needed
+        self._copy(copies)
+        for slots, (_, _, tokens) in zip(following, continuations, strict=True):
+            for slot, token in zip(slots, tokens, strict=True):
+                self._state.token[slot.row] = token
+        return following
+
+    def _copy(self, copies: Sequence[Copy]) -> None:
+        if copies:
+            position, lengths = self._state.position, self._state.lengths
+            self._memory.copy(
+                [
+                    CacheCopy(origin, row, int(position[origin]), int(lengths[origin]) if with_source else 0)
+                    for origin, row, with_source in copies
+                ]
+            )
+            self._state.copy([copy.origin for copy in copies], [copy.row for copy in copies])
+
+    def release(self, slots: Sequence[Slot]) -> None:
+        """See `DecoderBatch`."""
+        self._rows.release(slots)
+
+    def tidy(self) -> bool:
+        """Give some memory back to the system; see `DecoderBatch`."""
+        unused = [row for row in self._memory.deep() if not self._rows.in_use(row)]
+        self._memory.give_back(unused)
+        return bool(unused)

@@ -1,0 +1,120 @@
+"""A bundle's graphs in ONNX Runtime on the CPU."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export import ort
+from export.bundle import POOLING, Manifest
+from export.ort import onnxruntime
+from model.tokenizer import PADDING
+from serving.runtime.batch import RowBatch
+from serving.runtime.cache import KeyValueCache
+from serving.runtime.cpu_decoder import CpuDecoder
+from serving.runtime.encoded_batch import EncodedBatch
+from serving.runtime.lanes import Lanes
+from serving.runtime.row_state import RowState
+
+Array = NDArray[Any]
+ALIGNMENT = 8
+"""Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
+
+
+@dataclass(frozen=True)
+class HostEncodedBatch:
+    """What the encoder gave for a batch (`serving.runtime.interface.EncodedBatch`)."""
+
+    states: Array
+    """The memory ``[rows, source, width]`` fp32."""
+    caches: dict[str, Array]
+    """``cross_key_0`` and so on, ``[rows, heads, source, head_width]``, of the caches' dtype."""
+
+    @property
+    def positions(self) -> int:
+        """Of each row, padding included."""
+        return int(self.states.shape[1])
+
+    def memory(self, index: int, length: int) -> Array:
+        """See `EncodedBatch`."""
+        return self.states[index, :length]
+
+
+def pad(rows: list[list[int]]) -> tuple[Array, Array]:
+    """``[len(rows), longest]`` int64, the longest rounded up to `ALIGNMENT`, and lengths ``[len(rows)]`` int32."""
+    lengths = np.array([len(ids) for ids in rows], np.int32)
+    padded = np.full((len(rows), -(-int(lengths.max()) // ALIGNMENT) * ALIGNMENT), PADDING, np.int64)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded, lengths
+
+
+class CpuRuntime:
+    """The graphs of a checked bundle (`serving.runtime.interface.Runtime`) in ``threads`` threads."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        self.manifest, self.lanes = manifest, threads
+        self._side_by_side = Lanes(threads)
+        # Pooling is a few small products: threads would cost more than they save.
+        self._shared = {
+            name: ort.session(folder / f"{name}.onnx", 1 if name == POOLING else threads) for name in manifest.graphs
+        }
+        # One session serves all lanes: with one thread it runs in the thread that calls it. The weights of encoder and
+        # decoder are in memory twice then.
+        self._own = (
+            {name: ort.session(folder / f"{name}.onnx", 1) for name in ("encoder", "decoder")}
+            if threads > 1
+            else self._shared
+        )
+
+    def batch(self, rows: int) -> RowBatch:
+        """See `Runtime`."""
+        model, limits = self.manifest.model, self.manifest.limits
+        cache_names = [
+            spec.name
+            for spec in self.manifest.graphs["decoder"].inputs
+            if spec.name.startswith(("self_", "cross_", "last_"))
+        ]
+        positions = limits.target_tokens, limits.source_tokens
+        cache = KeyValueCache(cache_names, model.heads, model.head_width, rows, positions, self.manifest.cache.dtype)
+        state = RowState(rows, model.max_positions)
+        sessions = self._shared["decoder"], self._own["decoder"]
+        decoder = CpuDecoder(self.manifest, sessions, self._side_by_side, cache, state)
+        decoder.tune()
+        return RowBatch(state, cache, decoder, model.vocabulary)
+
+    def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[HostEncodedBatch | Exception]:
+        """See `Runtime`; batches are encoded as their results are asked for."""
+        for begin in range(0, len(batches), self.lanes):
+            dealt = batches[begin : begin + self.lanes]
+            session = (self._own if len(dealt) > 1 else self._shared)["encoder"]
+            yield from self._side_by_side([partial(self._encode, session, batch) for batch in dealt])
+
+    def _encode(self, session: onnxruntime.InferenceSession, sources: list[list[int]]) -> HostEncodedBatch:
+        padded, lengths = pad(sources)
+        names = [spec.name for spec in self.manifest.graphs["encoder"].outputs]
+        arrays = session.run(names, {"source": padded, "lengths": lengths})
+        outputs = dict(zip(names, arrays, strict=True))
+        return HostEncodedBatch(outputs.pop("memory"), outputs)
+
+    def pool(self, encoded: EncodedBatch, index: int, length: int) -> Array:
+        """See `Runtime`."""
+        feeds = {"memory": encoded.memory(index, length)[None], "lengths": np.array([length], np.int32)}
+        vectors: Array
+        [vectors] = self._shared[POOLING].run(["vectors"], feeds)
+        return vectors[0]
+
+    def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
+        """See `Runtime`."""
+        names = [spec.name for spec in self.manifest.graphs["attention"].outputs]
+        feeds = {
+            "source": np.array([source], np.int64),
+            "lengths": np.array([len(source)], np.int32),
+            "target": np.array([target], np.int64),
+        }
+        arrays = self._shared["attention"].run(names, feeds)
+        return {name: array[0] for name, array in zip(names, arrays, strict=True)}
