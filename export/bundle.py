@@ -19,6 +19,7 @@ from typing import Literal, Self
 from pydantic import ValidationError, model_validator
 
 from export.parity import Frozen, ParityReport
+from export.probes import Probes
 from model.config import ModelConfig
 from model.tokenizer import END, PADDING, START, UNKNOWN
 
@@ -145,6 +146,8 @@ class Manifest(Frozen):
     graphs: Mapping[str, GraphSpec]
     provenance: Provenance
     parity: ParityReport | None
+    probes: Probes | None = None
+    """With which a server proves that it computes what this bundle means; bundles written before have none."""
 
     @property
     def poolings(self) -> tuple[str, ...]:

@@ -30,7 +30,9 @@ from export.bundle import (
 from export.functions import Bodies
 from export.graphs import Lowering
 from export.pooling import pooling_graph
+from export.probe_choice import choose
 from export.quantize import calibrate, quantized
+from export.stepper import Stepper
 from export.verify import check, probes
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -91,6 +93,7 @@ def export(
             graphs=signatures,
             provenance=Provenance(checkpoint_sha256=_checkpoint_hash(source), versions=_versions()),
             parity=report,
+            probes=choose(Stepper(folder, positions), sources, precision, positions),
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _put_in_place(folder, bundle)

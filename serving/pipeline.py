@@ -26,6 +26,7 @@ from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
 from serving.runtime.devices import runtime_on
+from serving.runtime.selfcheck import prove
 from serving.settings import Settings
 from serving.streaming import Delta, Feed
 from serving.translation import Translation, join
@@ -86,9 +87,10 @@ class Pipeline:
             pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
         runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus)
-        self.engine = Engine(
-            runtime, settings.rows, settings.encode_tokens, settings.queue_tokens, settings.request_rows
-        )
+        batch = runtime.batch(settings.rows)
+        if self.manifest.probes:
+            prove(runtime, batch, self.manifest.probes)
+        self.engine = Engine(runtime, batch, settings.encode_tokens, settings.queue_tokens, settings.request_rows)
 
     @classmethod
     def offline(cls, settings: Settings) -> "Pipeline":

@@ -30,8 +30,8 @@ from model.transformer import Transformer
 from serving.engine.decoding import Decoding
 from serving.engine.engine import Engine
 from serving.engine.jobs import translation
-from serving.runtime.cpu import CpuRuntime
 from serving.engine.search import Hypothesis
+from serving.runtime.cpu import CpuRuntime
 from tests.conftest import BASE, SMALL
 from tests.service import fetch
 
@@ -86,7 +86,8 @@ def sources(texts: list[str], shipped: Checkpoint) -> list[list[int]]:
 def decoded(bundle: Path, sources: Sequence[list[int]]) -> list[Hypothesis]:
     """All of ``sources`` greedily through the engine, side by side."""
     manifest = read_manifest(bundle)
-    engine = Engine(CpuRuntime(bundle, manifest, 2), rows=32, encode_tokens=4096, queue_tokens=10**9, share=32)
+    runtime = CpuRuntime(bundle, manifest, 2)
+    engine = Engine(runtime, runtime.batch(32), encode_tokens=4096, queue_tokens=10**9, share=32)
     jobs = [
         translation(source, Decoding(manifest.model.default_limit(len(source))), time.monotonic() + 600)
         for source in sources

@@ -39,7 +39,8 @@ class Dragoman:
         manifest = Manifest.model_validate_json((bundle / MANIFEST).read_bytes())
         settings = Settings()
         rows = max(rows, settings.rows)
-        self._engine = Engine(CpuRuntime(bundle, manifest, threads), rows, settings.encode_tokens, sys.maxsize, rows)
+        runtime = CpuRuntime(bundle, manifest, threads)
+        self._engine = Engine(runtime, runtime.batch(rows), settings.encode_tokens, sys.maxsize, rows)
 
     def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:
         """See `Contestant`."""

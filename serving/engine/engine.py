@@ -21,7 +21,7 @@ from serving.engine.jobs import AttentionJob, EncodingJob, Job, TranslationJob
 from serving.engine.scheduler import Scheduler
 from serving.engine.step import take_step
 from serving.errors import BUG, NotReady, ServiceError
-from serving.runtime.interface import Runtime
+from serving.runtime.interface import DecoderBatch, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,15 @@ class Work:
 class Engine:
     """Runs jobs on a runtime in a thread of its own; every public method may be called from any thread."""
 
-    def __init__(self, runtime: Runtime, rows: int, encode_tokens: int, queue_tokens: int, share: int) -> None:
-        self.rows = rows
+    def __init__(
+        self, runtime: Runtime, batch: DecoderBatch, encode_tokens: int, queue_tokens: int, share: int
+    ) -> None:
+        self.rows = batch.rows
         self.work = Work()
         self.when_broken: Callable[[], None] = lambda: None
         """Called by the engine's thread as the last it does, if an exception ends it."""
-        self._runtime, self._batch = runtime, runtime.batch(rows)
-        self._scheduler: Scheduler[Job] = Scheduler(rows, encode_tokens, share)
+        self._runtime, self._batch = runtime, batch
+        self._scheduler: Scheduler[Job] = Scheduler(batch.rows, encode_tokens, share)
         self.intake: Intake[Job] = Intake(self._scheduler, queue_tokens)
         self._failure: BaseException | None = None
         self._last_turn = time.monotonic()

@@ -64,6 +64,8 @@ class RowBatch:
     """`serving.runtime.interface.DecoderBatch` in rows that are packed from 0 on."""
 
     def __init__(self, state: RowState, memory: Memory, decoder: Decoder, vocabulary: int) -> None:
+        self.rows = len(state.token)
+        self.prepared: Sequence[int] = ()
         self._rows = Rows()
         self._state, self._memory, self._decoder, self._vocabulary = state, memory, decoder, vocabulary
 

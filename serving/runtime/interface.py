@@ -20,6 +20,11 @@ Array = NDArray[Any]
 class DecoderBatch(Protocol):
     """Everybody's hypotheses, decoded side by side. Not for use from several threads at a time, but for `len`."""
 
+    rows: int
+    """Slots at most."""
+    prepared: Sequence[int]
+    """Numbers of rows whose steps are made ready ahead."""
+
     def __len__(self) -> int:
         """Slots in use."""
 

@@ -18,7 +18,8 @@ from serving.runtime.cpu import CpuRuntime
 def engine_of(
     bundle: Path, threads: int = 1, rows: int = 16, encode_tokens: int = 512, queue: int = 10**9, share: int = 10**9
 ) -> Engine:
-    return Engine(CpuRuntime(bundle, read_manifest(bundle), threads), rows, encode_tokens, queue, share)
+    runtime = CpuRuntime(bundle, read_manifest(bundle), threads)
+    return Engine(runtime, runtime.batch(rows), encode_tokens, queue, share)
 
 
 def soon() -> float:

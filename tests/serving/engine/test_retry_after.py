@@ -19,7 +19,7 @@ def test_a_client_that_returns_when_it_is_told_to_is_let_in(
     tiny_bundle: Path, tiny_tokenizer: Tokenizer, beam_size: int
 ) -> None:
     runtime = CpuRuntime(tiny_bundle, read_manifest(tiny_bundle), threads=1)
-    engine = Engine(runtime, rows=4, encode_tokens=512, queue_tokens=3000, share=4)
+    engine = Engine(runtime, runtime.batch(4), encode_tokens=512, queue_tokens=3000, share=4)
     step = engine._batch.step
 
     def slow(*arguments: Any) -> Any:

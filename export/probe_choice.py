@@ -1,0 +1,147 @@
+"""Which sentences become a bundle's probes (`export.probes`): those whose tokens are the surest, and a long one."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.probes import PAST, TOLERANCES, Probe, Probes, Tolerance
+from export.stepper import Stepper
+from model.corpus import pad
+from model.tokenizer import END, START
+
+Array = NDArray[Any]
+COUNT = 8
+"""Short probes; there is a long one besides."""
+LONG = 136
+"""Tokens of a long probe at most."""
+REPEATED = 16
+"""The surest sentences, of which a long one is made."""
+SHORT = 24
+"""Tokens of the others at most: a replica is to be ready soon."""
+ROWS = 32
+
+
+class Run(NamedTuple):
+    """Greedy search in one row."""
+
+    tokens: list[int]
+    log_probabilities: list[float]
+    leads: list[float]
+
+    def sure(self, lead: float) -> int:
+        """How many tokens there are before the first whose lead is not more than ``lead``."""
+        return next((index for index, each in enumerate(self.leads) if each <= lead), len(self.leads))
+
+
+def choose(stepper: Stepper, sources: Sequence[list[int]], precision: str, longest: int) -> Probes:
+    """Probes out of ``sources`` (token ids), for a bundle whose targets have ``longest`` tokens at most."""
+    tolerance = TOLERANCES[precision]
+    limit = min(SHORT, longest)
+    few = [source for source in sources if len(source) <= limit]
+    probes = _probes(stepper, few, limit, tolerance)
+    probes = [probe for probe in probes if _notices_an_unseen_key(stepper, probe, tolerance)]
+    ranked = sorted(probes, key=lambda probe: (probe.tokens[-1] != END, -probe.lead))
+    short = _various(ranked)
+    repeated = [_repeated(list(probe.source), longest) for probe in ranked[:REPEATED]]
+    long = _probes(stepper, repeated, min(LONG, longest), tolerance)
+    # Of those that are long enough the one that says most, else the longest.
+    long.sort(key=lambda probe: (min(len(probe.tokens), PAST), len(set(probe.tokens)), probe.lead))
+    chosen = [*short, *long[-1:]]
+    return Probes(
+        lead=tolerance.lead,
+        tolerance=tolerance.mean_log_probability,
+        longest=max((len(probe.tokens) for probe in chosen), default=0),
+        probes=tuple(chosen),
+    )
+
+
+def _various(ranked: Sequence[Probe]) -> list[Probe]:
+    """The first `COUNT`, every language alike, and none that writes what another writes."""
+    by_language: dict[int, list[Probe]] = {}
+    written: set[tuple[int, ...]] = set()
+    for probe in ranked:
+        if probe.tokens not in written:
+            written.add(probe.tokens)
+            by_language.setdefault(probe.source[0], []).append(probe)
+    turns = [group[turn] for turn in range(COUNT) for group in by_language.values() if turn < len(group)]
+    return turns[:COUNT]
+
+
+def _repeated(source: list[int], longest: int) -> list[int]:
+    """``source`` said again and again, until its translation is past `PAST` tokens or the model reads no more."""
+    first, *words, last = source
+    most = min(longest, LONG)
+    while len(words) + 2 < most:
+        words += source[1:-1] or [END]
+    return [first, *words[: most - 2], last]
+
+
+def _probes(stepper: Stepper, sources: Sequence[list[int]], limit: int, tolerance: Tolerance) -> list[Probe]:
+    """The probes that ``sources`` make, in their order; those are left out whose first step is not sure."""
+    probes = []
+    for begin in range(0, len(sources), ROWS):
+        part = sources[begin : begin + ROWS]
+        for source, run in zip(part, _greedy(stepper, part, limit), strict=True):
+            if count := run.sure(tolerance.lead):
+                probes.append(_probe(source, run, count))
+    return probes
+
+
+def _notices_an_unseen_key(stepper: Stepper, probe: Probe, tolerance: Tolerance) -> bool:
+    """Whether ``probe`` has clearly other probabilities where the decoder does not see the source's last key."""
+    tokens = list(probe.tokens)
+    [run] = _greedy(stepper, [list(probe.source)], len(tokens), unseen=1, given=[tokens])
+    return abs(_mean(run, len(tokens)) - probe.mean_log_probability) > 2 * tolerance.mean_log_probability
+
+
+def _probe(source: list[int], run: Run, count: int) -> Probe:
+    return Probe(
+        source=tuple(source),
+        tokens=tuple(run.tokens[:count]),
+        lead=_floor(min(run.leads[:count])),
+        mean_log_probability=round(_mean(run, count), 5),
+    )
+
+
+def _mean(run: Run, count: int) -> float:
+    return float(np.mean(run.log_probabilities[:count]))
+
+
+def _floor(value: float) -> float:
+    """Two decimals: further ones differ between processors and must not reach a manifest."""
+    return float(np.floor(value * 100) / 100)
+
+
+def _greedy(
+    stepper: Stepper,
+    sources: Sequence[list[int]],
+    limit: int,
+    unseen: int = 0,
+    given: Sequence[list[int]] | None = None,
+) -> list[Run]:
+    """Greedy search for ``sources``, or the log-probabilities of what is ``given``.
+
+    The decoder does not see the last ``unseen`` keys of a source.
+    """
+    rows = len(sources)
+    lengths = np.array([len(source) for source in sources])
+    stepper.encode(pad([list(source) for source in sources]).astype(np.int64), lengths)
+    stepper.lengths = np.maximum(stepper.lengths - unseen, 1).astype(np.int32)
+    runs = [Run([], [], []) for _ in sources]
+    token, over = np.full(rows, START), np.zeros(rows, bool)
+    for position in range(limit):
+        likely = stepper.step(token, position)
+        best = np.argsort(-likely, axis=1, kind="stable")[:, :2]
+        for row in np.flatnonzero(~over).tolist():
+            first, second = best[row].tolist()
+            chosen = first if given is None else given[row][position]
+            runs[row].tokens.append(chosen)
+            runs[row].log_probabilities.append(float(likely[row, chosen]))
+            runs[row].leads.append(float(likely[row, first] - likely[row, second]))
+            token[row] = chosen
+            over[row] = chosen == END or (given is not None and position + 1 == len(given[row]))
+        if over.all():
+            break
+    return runs

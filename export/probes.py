@@ -1,0 +1,55 @@
+"""Probes: sentences with which whoever serves a bundle proves that it computes what the bundle means.
+
+A probe's tokens must come out the same wherever the bundle runs. So it is a sentence, or the beginning of one, at
+whose every step the best token leads the second best by more than right computers differ by. Tokens alone would
+overlook small faults, such as a key that is not seen. So probabilities are compared too.
+"""
+
+from typing import NamedTuple
+
+from export.parity import Frozen
+
+
+class Tolerance(NamedTuple):
+    """What right computers may differ by."""
+
+    lead: float
+    """Nats between the log-probabilities of the best and the second best token of a step."""
+    mean_log_probability: float
+    """Nats, of a probe's tokens on average."""
+
+
+TOLERANCES = {
+    # PyTorch and ONNX Runtime differ by 1e-4 at most, of all tokens at all steps (the gate's bound).
+    "fp32": Tolerance(lead=0.01, mean_log_probability=1e-3),
+    "fp16": Tolerance(lead=0.02, mean_log_probability=5e-3),
+    # An activation on the edge between two steps may round to either side. Measured on en-de-base: PERFORMANCE.md.
+    "int8": Tolerance(lead=0.3, mean_log_probability=0.02),
+}
+
+
+class Probe(Frozen):
+    """A source, and the greedy tokens for it."""
+
+    source: tuple[int, ...]
+    tokens: tuple[int, ...]
+    """All of them, or as many as keep the lead."""
+    lead: float
+    """The least of all its steps, in nats."""
+    mean_log_probability: float
+
+
+class Probes(Frozen):
+    """The probes of a bundle; in its manifest."""
+
+    lead: float
+    """The least lead that was asked of them; see `Tolerance`."""
+    tolerance: float
+    """Of a probe's mean log-probability."""
+    longest: int
+    """Tokens of the longest. Less than `PAST` says that the model yields none that is longer and keeps the lead."""
+    probes: tuple[Probe, ...]
+
+
+PAST = 129
+"""Tokens that the longest probe should have: a fault may begin where a cache is longer than usual."""

@@ -1,0 +1,132 @@
+"""A replica proves itself: it translates the probes of its bundle, whose tokens are known, on its own hardware.
+
+They run alone, side by side at different positions in rows that move, and as searches that fork and come back. A cache
+that is not written, a row in a wrong place or an input of the step before then shows in tokens or in probabilities.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from export.probes import Probe, Probes
+from serving.runtime.encoded_batch import EncodedBatch
+from serving.runtime.interface import DecoderBatch, Runtime
+from serving.runtime.rows import Continuation, Slot
+from serving.runtime.step_result import Ask, Candidates
+
+TOGETHER = 16
+"""Probes that run side by side, where there are as many rows and no larger step is prepared ahead."""
+AT_ONCE = 4
+"""Of them, those that begin at the same step; the next ones begin a step later, so that positions differ."""
+FORKED = 32
+"""Tokens at most of a probe that runs as a search: a long one proves nothing more by it, and takes long."""
+
+
+class SelfCheckError(RuntimeError):
+    """A replica that computes something else than its bundle means. It must not serve."""
+
+
+class Proof(NamedTuple):
+    """What was proven."""
+
+    probes: int
+    tokens: int
+    """All that were written."""
+    rows: int
+    """The most that were decoded side by side."""
+    seconds: float
+
+
+def prove(runtime: Runtime, batch: DecoderBatch, probes: Probes) -> Proof:
+    """Translate ``probes`` in ``batch``, which is not in use; SelfCheckError says which came out wrong."""
+    begin = time.monotonic()
+    check = _Check(runtime, batch, probes.tolerance)
+    for probe in probes.probes:
+        check.side_by_side([probe], "alone")
+    rows = min(batch.rows, max([TOGETHER, *batch.prepared]))
+    check.side_by_side(list(itertools.islice(itertools.cycle(probes.probes), rows)), f"among {rows}")
+    if batch.rows > 1:
+        for probe in probes.probes:
+            if len(probe.tokens) <= FORKED:
+                check.forked(probe)
+    return Proof(len(probes.probes), check.tokens, rows, time.monotonic() - begin)
+
+
+class _Check:
+    """Runs probes one way or another."""
+
+    def __init__(self, runtime: Runtime, batch: DecoderBatch, tolerance: float) -> None:
+        self._runtime, self._batch, self._tolerance = runtime, batch, tolerance
+        self.tokens = 0
+
+    def side_by_side(self, probes: Sequence[Probe], how: str) -> None:
+        """Greedy search for all of ``probes``, `AT_ONCE` of which begin at a step."""
+        waiting = self._encoded(probes)
+        running: dict[Slot, Probe] = {}
+        while True:
+            for probe, encoded, index in itertools.islice(waiting, AT_ONCE):
+                running[self._batch.admit(encoded, index, len(probe.source), len(probe.tokens))] = probe
+            if not running:
+                return
+            for slot, tokens, log_probabilities in self._batch.step([]).ended:
+                self._compare(running.pop(slot), tokens, log_probabilities, how)
+                self._batch.release([slot])
+
+    def forked(self, probe: Probe) -> None:
+        """A search of two hypotheses: after every other step the second goes astray, and after the next it comes back.
+
+        It then goes on in a row that held something else, with what is copied from the first.
+        """
+        [(_, encoded, index)] = self._encoded([probe])
+        slots = [self._batch.admit(encoded, index, len(probe.source), 0)]
+        written: tuple[list[Candidates], list[Candidates]] = ([], [])
+        astray = False
+        for expected in probe.tokens:
+            asks = [Ask(slot, 2, expected) for slot in slots]
+            step = self._batch.step(asks)
+            first, second = step.candidates(asks[0]), step.candidates(asks[-1])
+            written[0].append(first)
+            written[1].append(first if astray else second)
+            astray = not astray
+            tokens = [first.tokens[0], first.tokens[1 if astray else 0]]
+            [slots] = self._batch.reorder([Continuation(slots, [0, 0], tokens)])
+        self._batch.release(slots)
+        for candidates in written:
+            best = [(step.tokens[0], step.log_probabilities[0]) for step in candidates]
+            self._compare(probe, [token for token, _ in best], [likely for _, likely in best], "in a search that forks")
+            if any(step.given != step.log_probabilities[0] for step in candidates):
+                raise SelfCheckError(f"{_named(probe)}: a token that is given is not as likely as the same when found")
+
+    def _encoded(self, probes: Sequence[Probe]) -> Iterator[tuple[Probe, EncodedBatch, int]]:
+        """``probes`` with where they stand in what the encoder gives, which has `AT_ONCE` at a time."""
+        groups = [probes[begin : begin + AT_ONCE] for begin in range(0, len(probes), AT_ONCE)]
+        results = self._runtime.encode([[list(probe.source) for probe in group] for group in groups])
+        for group, encoded in zip(groups, results, strict=True):
+            if isinstance(encoded, Exception):
+                raise encoded
+            for index, probe in enumerate(group):
+                yield probe, encoded, index
+
+    def _compare(self, probe: Probe, tokens: list[int], log_probabilities: list[float], how: str) -> None:
+        self.tokens += len(tokens)
+        if tuple(tokens) != probe.tokens:
+            raise SelfCheckError(f"{_named(probe)} {how} gives other tokens: {_named_tokens(tokens)}")
+        mean = float(np.mean(log_probabilities))
+        # NaN is not within.
+        if not abs(mean - probe.mean_log_probability) <= self._tolerance:
+            raise SelfCheckError(
+                f"{_named(probe)} {how} has a mean log-probability of {mean:.4f}; "
+                f"it should be within {self._tolerance} of {probe.mean_log_probability:.4f}"
+            )
+
+
+def _named(probe: Probe) -> str:
+    return f"the probe {_named_tokens(probe.source)}"
+
+
+def _named_tokens(tokens: Sequence[int]) -> str:
+    """The first of ``tokens``, enough to know them by."""
+    return f"{' '.join(map(str, tokens[:6]))}{' …' if len(tokens) > 6 else ''} ({len(tokens)} tokens)"
