@@ -28,7 +28,8 @@ from export.bundle import (
     file_names,
 )
 from export.functions import Bodies
-from export.graphs import Lowering
+from export.graphs import graphs
+from export.lowering import Lowering
 from export.pooling import pooling_graph
 from export.probe_choice import choose
 from export.quantize import calibrate, quantized
@@ -103,11 +104,11 @@ def export(
 def write_graphs(model: Transformer, folder: Path, attention: Bodies) -> dict[str, GraphSpec]:
     """Write the graphs of ``model``, quantised or not, and their weights into ``folder``; returns their signatures."""
     lowering = Lowering(model, attention)
-    graphs = lowering.graphs()
+    lowered = graphs(lowering)
     lowering.weights.write(folder / WEIGHTS)
-    for name, graph in graphs.items():
+    for name, graph in lowered.items():
         _write(folder, name, graph)
-    return {name: _signature(graph) for name, graph in graphs.items()}
+    return {name: _signature(graph) for name, graph in lowered.items()}
 
 
 def _write(folder: Path, name: str, graph: onnx.ModelProto) -> None:

@@ -19,6 +19,8 @@ from typing import Literal
 import onnx
 import onnx.parser
 
+from export.linear_functions import DEQUANTIZE_CACHE, LINEAR, LINEAR_INT8, QUANTIZE_CACHE
+
 DOMAIN = "dragoman"
 OPSET = 24
 VENDOR = "com.microsoft"
@@ -124,24 +126,6 @@ CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengt
 }}""",
 }
 
-# Keys or values as whole numbers of ``unit``, in -128 ... 127, and back; unit broadcasts to their shape. Times the
-# reciprocal, because the fused operator does so when it writes to a cache.
-_QUANTIZE_CACHE = """
-QuantizeCache(states, unit) => (integers)
-{
-    per_unit = Reciprocal(unit)
-    units = Mul(states, per_unit)
-    one = Constant<value_float: float = 1.0>()
-    zero = Constant<value = int8 {0}>()
-    integers = QuantizeLinear(units, one, zero)
-}"""
-_DEQUANTIZE_CACHE = """
-DequantizeCache(integers, unit) => (states)
-{
-    whole = Cast<to: int = 1>(integers)
-    states = Mul(whole, unit)
-}"""
-
 _PER_CHANNEL = """num_heads: int = @heads, kv_num_heads: int = @heads, k_quant_type: string = "PER_CHANNEL",
          v_quant_type: string = "PER_CHANNEL", kv_cache_bit_width: int = 8"""
 
@@ -238,34 +222,6 @@ _INSPECTED = """
     output = Reshape(sums_split, joined)
 }}"""
 
-_LINEAR = """
-Linear(input, weight, bias) => (output)
-{
-    product = MatMul(input, weight)
-    output = Add(product, bias)
-}"""
-
-# input [..., in] uint8, already rounded: (input - zero) · step is the activation. weight [in, out] int8 in ±63, of
-# which one is worth unit [out]. The integer product is exact, so no row's numbers depend on another's.
-_LINEAR_INT8 = {
-    "standard": """
-Linear(input, step, zero, weight, unit, bias) => (output)
-{
-    weight_zero = Constant<value = int8 {0}>()
-    integers = MatMulInteger(input, weight, zero, weight_zero)
-    product = Cast<to: int = 1>(integers)
-    scale = Mul(step, unit)
-    scaled = Mul(product, scale)
-    output = Add(scaled, bias)
-}""",
-    "fused": """
-Linear(input, step, zero, weight, unit, bias) => (output)
-{
-    weight_zero = Constant<value = int8 {0}>()
-    output = com.microsoft.MatMulIntegerToFloat(input, weight, step, unit, zero, weight_zero, bias)
-}""",
-}
-
 
 def stepping(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
     """The functions of the encoder and of one decoding step."""
@@ -284,7 +240,7 @@ def inspecting(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
 
 def _with_linear(attention: list[str], bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
     """The functions ``attention``, and those that stand around them: Linear and, in int8, into a cache and back."""
-    others = [_LINEAR_INT8[bodies], _QUANTIZE_CACHE, _DEQUANTIZE_CACHE] if quantised else [_LINEAR]
+    others = [LINEAR_INT8[bodies], QUANTIZE_CACHE, DEQUANTIZE_CACHE] if quantised else [LINEAR]
     return [onnx.parser.parse_function(_HEADER + text) for text in [*attention, *others]]
 
 

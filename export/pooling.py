@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.functions import DOMAIN, inspecting
-from export.graphs import FLOAT, INT32, Graph, Weights
+from export.graph import FLOAT, INT32, Graph, Weights
 from model.pooling import AttentionPooling
 
 NAME = "pooling.0.cross"

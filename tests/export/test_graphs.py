@@ -11,13 +11,12 @@ import torch
 from google.protobuf.message import Message
 
 from export.bundle import GRAPHS, WEIGHTS, read_manifest
-from export.exporter import Precision, calibration, export
+from export.exporter import Precision, calibration, export, write_graphs
 from export.functions import ATTENTION, DOMAIN
-from export.graphs import ALIGNMENT, Lowering, Weights
-from export.quantize import Rounding, calibrate, quantized
+from export.graph import ALIGNMENT
+from export.quantize import calibrate, quantized
 from export.stepper import Stepper
 from model import checkpoint
-from model.transformer import Transformer
 
 
 def graphs(bundle: Path) -> dict[str, onnx.ModelProto]:
@@ -101,10 +100,7 @@ def test_each_weight_is_stored_once(
     make_checkpoint: Callable[..., Path], tmp_path: Path, tied: bool, positions: str
 ) -> None:
     model = checkpoint.load(make_checkpoint(tied_embeddings=tied, positions=positions)).model
-    lowering = Lowering(model, "fused")
-    for name, graph in lowering.graphs().items():
-        (tmp_path / f"{name}.onnx").write_bytes(graph.SerializeToString())
-    lowering.weights.write(tmp_path / WEIGHTS)
+    write_graphs(model, tmp_path, "fused")
     tables = [model.source_positions] if positions == "sinusoidal" else []
     expected = sum(4 * tensor.numel() for tensor in [*model.parameters(), *tables])
     places = sorted(stored(tmp_path))
@@ -301,44 +297,6 @@ def test_the_given_token_gets_its_log_probability_however_unlikely(each_bundle: 
         assert few.tolist() == found.tolist()
 
 
-def test_weights_with_equal_contents_share_a_place_unless_their_types_differ() -> None:
-    weights = Weights()
-    first = weights.place(np.arange(6, dtype=np.float32))
-    assert weights.place(np.arange(6, dtype=np.float32)) == first
-    assert weights.place(np.zeros(4, np.int8))[0] != weights.place(np.zeros(1, np.float32))[0]
-    offset, length = weights.place(np.ones(2000, np.float32))
-    assert (offset % ALIGNMENT, length) == (0, 8000)
-
-
-class Scale(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = torch.nn.Parameter(torch.ones(3))
-
-
-@pytest.mark.parametrize("quantise", [False, True])
-@pytest.mark.parametrize(
-    ("place", "extra"),
-    [("encoder.0", torch.nn.Linear(16, 16)), ("decoder", torch.nn.Embedding(3, 16)), ("decoder.1", Scale())],
-)
-def test_a_model_with_a_layer_it_does_not_know_is_refused(
-    small_checkpoint: Path, place: str, extra: torch.nn.Module, quantise: bool
-) -> None:
-    model = checkpoint.load(small_checkpoint).model
-    calibrated = calibrate(model, PAIRS)
-    calibrated.inputs[f"{place}.extra"] = Rounding(1.0, 128)
-    model.get_submodule(place).add_module("extra", extra)
-    with pytest.raises(ValueError, match=re.escape(f"{place}.extra")):
-        Lowering(quantized(model, calibrated) if quantise else model, "fused").graphs()
-
-
-def test_a_model_with_a_parameter_of_its_own_is_refused(small_checkpoint: Path) -> None:
-    model: Transformer = checkpoint.load(small_checkpoint).model
-    model.temperature = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(ValueError, match="no place in the exported graphs"):
-        Lowering(model, "fused").graphs()
-
-
 KINDS = [
     {"norm": "post", "activation": "relu", "tied_embeddings": True, "positions": "sinusoidal"},
     {"norm": "pre", "activation": "gelu", "tied_embeddings": False, "positions": "learned"},
@@ -359,9 +317,3 @@ def test_every_kind_of_model_exports_and_passes_the_gate(
     assert manifest.parity is not None
     assert manifest.parity.passed
     assert manifest.model.model_dump().items() >= changes.items()
-
-
-def test_a_model_quantised_without_cache_units_is_refused(small_checkpoint: Path) -> None:
-    model = checkpoint.load(small_checkpoint).model
-    with pytest.raises(ValueError, match="no cache unit"):
-        Lowering(quantized(model, calibrate(model, PAIRS)._replace(caches={})), "fused").graphs()
