@@ -8,6 +8,8 @@
 ``attention.onnx`` source and target -> weights and scores of every attention, all three kinds
 ``weights.bin``    the weights of these three, each once
 ``pooling.onnx``   memory and lengths -> one vector a text, its weights in it; where a pooling has been fitted
+``admit.onnx``     encoded sources into rows of the caches, and ``reorder.onnx``, rows over others: where the host does
+                   not touch the caches; not in int8, which is for the CPU
 =================  ====================================================================================
 """
 
@@ -27,6 +29,8 @@ MANIFEST, TOKENIZER, WEIGHTS = "manifest.json", "tokenizer.model", "weights.bin"
 GRAPHS = ("encoder", "decoder", "attention")
 POOLING = "pooling"
 """The graph of sentence vectors, which not every bundle has."""
+ADMIT, REORDER = "admit", "reorder"
+"""The graphs of what happens to rows between steps, which bundles for other devices than the CPU have."""
 LOG_SOFTMAX = "log_softmax"
 """The decoder's output of all tokens' log-probabilities, which bundles written by earlier versions do not have."""
 FILES = (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), WEIGHTS)
@@ -173,7 +177,7 @@ class Manifest(Frozen):
 
 def file_names(graphs: Iterable[str]) -> tuple[str, ...]:
     """The files of a bundle with ``graphs``, less the manifest."""
-    return (*FILES, *((f"{POOLING}.onnx",) if POOLING in graphs else ()))
+    return (*FILES, *(f"{graph}.onnx" for graph in (POOLING, ADMIT, REORDER) if graph in graphs))
 
 
 def shipped() -> list[str]:

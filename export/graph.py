@@ -74,6 +74,10 @@ class Graph:
         self.nodes.append(helper.make_node("Identity", [value], [name], name=f"output.{name}"))
         self.outputs.append(helper.make_tensor_value_info(name, dtype, shape))
 
+    def declare(self, value: str, dtype: int, shape: Shape) -> None:
+        """Declare ``value`` an output under its own name."""
+        self.outputs.append(helper.make_tensor_value_info(value, dtype, shape))
+
     def node(self, operator: str, inputs: Sequence[str], name: str, domain: str = "", **attributes: Any) -> str:
         """Append a node with one output, called as the node."""
         return self.nodes_with(operator, inputs, name, [name], domain, **attributes)[0]

@@ -16,6 +16,10 @@ COUNT = 8
 """Short probes; there is a long one besides."""
 LONG = 136
 """Tokens of a long probe at most."""
+FEW = 4
+"""Tokens that a probe has at least, unless there are no others."""
+CLEARLY = 1.2
+"""Times the tolerance: a fault must change a probe's mean log-probability by more."""
 REPEATED = 16
 """The surest sentences, of which a long one is made."""
 SHORT = 24
@@ -41,8 +45,13 @@ def choose(stepper: Stepper, sources: Sequence[list[int]], precision: str, longe
     limit = min(SHORT, longest)
     few = [source for source in sources if len(source) <= limit]
     probes = _probes(stepper, few, limit, tolerance)
-    probes = [probe for probe in probes if _notices_an_unseen_key(stepper, probe, tolerance)]
-    ranked = sorted(probes, key=lambda probe: (probe.tokens[-1] != END, -probe.lead))
+    noticed = {probe: _notices(stepper, probe, tolerance) for probe in probes}
+
+    def order(probe: Probe) -> tuple[bool, int, bool, float]:
+        """What does not end at once comes first, for rows are to be full; then what notices most, what is whole."""
+        return len(probe.tokens) < FEW, -noticed[probe], probe.tokens[-1] != END, -probe.lead
+
+    ranked = sorted((probe for probe in probes if noticed[probe]), key=order)
     short = _various(ranked)
     repeated = [_repeated(list(probe.source), longest) for probe in ranked[:REPEATED]]
     long = _probes(stepper, repeated, min(LONG, longest), tolerance)
@@ -89,11 +98,15 @@ def _probes(stepper: Stepper, sources: Sequence[list[int]], limit: int, toleranc
     return probes
 
 
-def _notices_an_unseen_key(stepper: Stepper, probe: Probe, tolerance: Tolerance) -> bool:
-    """Whether ``probe`` has clearly other probabilities where the decoder does not see the source's last key."""
+def _notices(stepper: Stepper, probe: Probe, tolerance: Tolerance) -> int:
+    """Whether ``probe`` has clearly other probabilities where the decoder sees a key of the source less (1), and where
+    it sees one more as well (2); else 0."""
     tokens = list(probe.tokens)
-    [run] = _greedy(stepper, [list(probe.source)], len(tokens), unseen=1, given=[tokens])
-    return abs(_mean(run, len(tokens)) - probe.mean_log_probability) > 2 * tolerance.mean_log_probability
+    for noticed, seen in enumerate((-1, 1)):
+        [run] = _greedy(stepper, [list(probe.source)], len(tokens), seen, [tokens])
+        if abs(_mean(run, len(tokens)) - probe.mean_log_probability) < CLEARLY * tolerance.mean_log_probability:
+            return noticed
+    return 2
 
 
 def _probe(source: list[int], run: Run, count: int) -> Probe:
@@ -118,17 +131,17 @@ def _greedy(
     stepper: Stepper,
     sources: Sequence[list[int]],
     limit: int,
-    unseen: int = 0,
+    seen: int = 0,
     given: Sequence[list[int]] | None = None,
 ) -> list[Run]:
     """Greedy search for ``sources``, or the log-probabilities of what is ``given``.
 
-    The decoder does not see the last ``unseen`` keys of a source.
+    The decoder sees so many keys of a source as it has tokens, and ``seen`` more.
     """
     rows = len(sources)
     lengths = np.array([len(source) for source in sources])
     stepper.encode(pad([list(source) for source in sources]).astype(np.int64), lengths)
-    stepper.lengths = np.maximum(stepper.lengths - unseen, 1).astype(np.int32)
+    stepper.lengths = np.maximum(stepper.lengths + seen, 1).astype(np.int32)
     runs = [Run([], [], []) for _ in sources]
     token, over = np.full(rows, START), np.zeros(rows, bool)
     for position in range(limit):

@@ -21,10 +21,11 @@ class Tolerance(NamedTuple):
 
 TOLERANCES = {
     # PyTorch and ONNX Runtime differ by 1e-4 at most, of all tokens at all steps (the gate's bound).
-    "fp32": Tolerance(lead=0.01, mean_log_probability=1e-3),
+    "fp32": Tolerance(lead=0.01, mean_log_probability=2e-4),
     "fp16": Tolerance(lead=0.02, mean_log_probability=5e-3),
-    # An activation on the edge between two steps may round to either side. Measured on en-de-base: PERFORMANCE.md.
-    "int8": Tolerance(lead=0.3, mean_log_probability=0.02),
+    # An activation on the edge between two steps may round to either side. Between ONNX Runtime 1.28 and 1.31, and
+    # between processors with AVX2 and without, 0.24 and 0.018 are the most that en-de-base was seen to differ by.
+    "int8": Tolerance(lead=0.5, mean_log_probability=0.05),
 }
 
 

@@ -15,6 +15,7 @@ import torch
 
 from export import verify
 from export.exporter import Precision, export
+from export.functions import Bodies
 from model import checkpoint, pooling
 from model.checkpoint import Checkpoint, CheckpointConfig
 from model.config import ModelConfig
@@ -146,15 +147,15 @@ def lively_checkpoint(
 
 
 @pytest.fixture(scope="session")
-def lively_bundle(tmp_path_factory: pytest.TempPathFactory, lively_checkpoint: Path) -> Callable[[Precision], Path]:
-    """The lively checkpoint's bundle in a precision."""
+def lively_bundle(tmp_path_factory: pytest.TempPathFactory, lively_checkpoint: Path) -> Callable[..., Path]:
+    """The lively checkpoint's bundle in a precision, with fused bodies or others."""
 
     @functools.cache
-    def bundle(precision: Precision) -> Path:
-        folder = tmp_path_factory.mktemp("bundle") / f"lively-{precision}"
+    def bundle(precision: Precision, attention: Bodies = "fused") -> Path:
+        folder = tmp_path_factory.mktemp("bundle") / f"lively-{precision}-{attention}"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(verify, "BATCH_SIZES", (7,))  # Enough tokens to judge by; the gate has tests of its own.
-            export(lively_checkpoint, folder, precision)
+            export(lively_checkpoint, folder, precision, attention)
         return folder
 
     return bundle

@@ -6,23 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from export import ort
-from export.bundle import POOLING, Manifest
+from export.bundle import GRAPHS, POOLING, Manifest
 from export.ort import onnxruntime
-from model.tokenizer import PADDING
+from serving.runtime import whole_graphs
 from serving.runtime.batch import RowBatch
 from serving.runtime.cache import KeyValueCache
 from serving.runtime.cpu_decoder import CpuDecoder
 from serving.runtime.encoded_batch import EncodedBatch
 from serving.runtime.lanes import Lanes
+from serving.runtime.padding import pad
 from serving.runtime.row_state import RowState
 
 Array = NDArray[Any]
-ALIGNMENT = 8
-"""Source lengths are padded to a multiple of this; then a sentence's numbers do not depend on the padding."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,6 @@ class HostEncodedBatch:
         return self.states[index, :length]
 
 
-def pad(rows: list[list[int]]) -> tuple[Array, Array]:
-    """``[len(rows), longest]`` int64, the longest rounded up to `ALIGNMENT`, and lengths ``[len(rows)]`` int32."""
-    lengths = np.array([len(ids) for ids in rows], np.int32)
-    padded = np.full((len(rows), -(-int(lengths.max()) // ALIGNMENT) * ALIGNMENT), PADDING, np.int64)
-    for row, ids in zip(padded, rows, strict=True):
-        row[: len(ids)] = ids
-    return padded, lengths
-
-
 class CpuRuntime:
     """The graphs of a checked bundle (`serving.runtime.interface.Runtime`) in ``threads`` threads."""
 
@@ -60,9 +49,8 @@ class CpuRuntime:
         self.manifest, self.lanes = manifest, threads
         self._side_by_side = Lanes(threads)
         # Pooling is a few small products: threads would cost more than they save.
-        self._shared = {
-            name: ort.session(folder / f"{name}.onnx", 1 if name == POOLING else threads) for name in manifest.graphs
-        }
+        names = [*GRAPHS, *([POOLING] if POOLING in manifest.graphs else [])]
+        self._shared = {name: ort.session(folder / f"{name}.onnx", 1 if name == POOLING else threads) for name in names}
         # One session serves all lanes: with one thread it runs in the thread that calls it. The weights of encoder and
         # decoder are in memory twice then.
         self._own = (
@@ -103,18 +91,8 @@ class CpuRuntime:
 
     def pool(self, encoded: EncodedBatch, index: int, length: int) -> Array:
         """See `Runtime`."""
-        feeds = {"memory": encoded.memory(index, length)[None], "lengths": np.array([length], np.int32)}
-        vectors: Array
-        [vectors] = self._shared[POOLING].run(["vectors"], feeds)
-        return vectors[0]
+        return whole_graphs.pool(self._shared[POOLING], encoded.memory(index, length))
 
     def attention(self, source: list[int], target: list[int]) -> dict[str, Array]:
         """See `Runtime`."""
-        names = [spec.name for spec in self.manifest.graphs["attention"].outputs]
-        feeds = {
-            "source": np.array([source], np.int64),
-            "lengths": np.array([len(source)], np.int32),
-            "target": np.array([target], np.int64),
-        }
-        arrays = self._shared["attention"].run(names, feeds)
-        return {name: array[0] for name, array in zip(names, arrays, strict=True)}
+        return whole_graphs.attention(self._shared["attention"], source, target)

@@ -19,10 +19,10 @@ from serving.runtime.step_result import Ask, Candidates
 
 TOGETHER = 16
 """Probes that run side by side, where there are as many rows and no larger step is prepared ahead."""
-AT_ONCE = 4
-"""Of them, those that begin at the same step; the next ones begin a step later, so that positions differ."""
-FORKED = 32
-"""Tokens at most of a probe that runs as a search: a long one proves nothing more by it, and takes long."""
+ENCODED = 4
+"""Probes that go through the encoder together."""
+SHORT = 32
+"""Tokens at most of a probe that runs alone and as a search too. A longer one takes long, and ends alone anyway."""
 
 
 class SelfCheckError(RuntimeError):
@@ -44,15 +44,17 @@ def prove(runtime: Runtime, batch: DecoderBatch, probes: Probes) -> Proof:
     """Translate ``probes`` in ``batch``, which is not in use; SelfCheckError says which came out wrong."""
     begin = time.monotonic()
     check = _Check(runtime, batch, probes.tolerance)
-    for probe in probes.probes:
+    short = [probe for probe in probes.probes if len(probe.tokens) <= SHORT] or probes.probes
+    for probe in short:
         check.side_by_side([probe], "alone")
     rows = min(batch.rows, max([TOGETHER, *batch.prepared]))
-    check.side_by_side(list(itertools.islice(itertools.cycle(probes.probes), rows)), f"among {rows}")
+    # Those that end at once would not be there when all have begun.
+    lasting = [probe for probe in probes.probes if len(probe.tokens) > 2] or probes.probes
+    check.side_by_side(list(itertools.islice(itertools.cycle(lasting), rows)), f"among {rows}")
     if batch.rows > 1:
-        for probe in probes.probes:
-            if len(probe.tokens) <= FORKED:
-                check.forked(probe)
-    return Proof(len(probes.probes), check.tokens, rows, time.monotonic() - begin)
+        for probe in short:
+            check.forked(probe)
+    return Proof(len(probes.probes), check.tokens, check.rows, time.monotonic() - begin)
 
 
 class _Check:
@@ -60,17 +62,18 @@ class _Check:
 
     def __init__(self, runtime: Runtime, batch: DecoderBatch, tolerance: float) -> None:
         self._runtime, self._batch, self._tolerance = runtime, batch, tolerance
-        self.tokens = 0
+        self.tokens = self.rows = 0
 
     def side_by_side(self, probes: Sequence[Probe], how: str) -> None:
-        """Greedy search for all of ``probes``, `AT_ONCE` of which begin at a step."""
+        """Greedy search for all of ``probes``: half of them begin a step later than the others."""
         waiting = self._encoded(probes)
         running: dict[Slot, Probe] = {}
         while True:
-            for probe, encoded, index in itertools.islice(waiting, AT_ONCE):
+            for probe, encoded, index in itertools.islice(waiting, -(-len(probes) // 2)):
                 running[self._batch.admit(encoded, index, len(probe.source), len(probe.tokens))] = probe
             if not running:
                 return
+            self.rows = max(self.rows, len(self._batch))
             for slot, tokens, log_probabilities in self._batch.step([]).ended:
                 self._compare(running.pop(slot), tokens, log_probabilities, how)
                 self._batch.release([slot])
@@ -101,8 +104,8 @@ class _Check:
                 raise SelfCheckError(f"{_named(probe)}: a token that is given is not as likely as the same when found")
 
     def _encoded(self, probes: Sequence[Probe]) -> Iterator[tuple[Probe, EncodedBatch, int]]:
-        """``probes`` with where they stand in what the encoder gives, which has `AT_ONCE` at a time."""
-        groups = [probes[begin : begin + AT_ONCE] for begin in range(0, len(probes), AT_ONCE)]
+        """``probes`` with where they stand in what the encoder gives, which has `ENCODED` at a time."""
+        groups = [probes[begin : begin + ENCODED] for begin in range(0, len(probes), ENCODED)]
         results = self._runtime.encode([[list(probe.source) for probe in group] for group in groups])
         for group, encoded in zip(groups, results, strict=True):
             if isinstance(encoded, Exception):

@@ -3,9 +3,11 @@
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from export.bundle import read_manifest
 from model.tokenizer import END
@@ -13,12 +15,29 @@ from serving.engine.decoding import Decoding, Sampling
 from serving.engine.engine import Engine
 from serving.engine.jobs import Job, translation
 from serving.runtime.cpu import CpuRuntime
+from serving.runtime.interface import Runtime
+from tests.serving.runtime.fake_device import device_runtime
+
+
+def cpu_runtime(bundle: Path, threads: int) -> Runtime:
+    return CpuRuntime(bundle, read_manifest(bundle), threads)
+
+
+def fake_runtime(bundle: Path, threads: int) -> Runtime:
+    """On the fake device, which has one thread."""
+    if read_manifest(bundle).precision == "int8":
+        pytest.skip("int8 is for the CPU alone")
+    return device_runtime(bundle)
+
+
+RUNTIMES: list[Callable[[Path, int], Runtime]] = [cpu_runtime]
+"""The last makes the runtimes of the engines here."""
 
 
 def engine_of(
     bundle: Path, threads: int = 1, rows: int = 16, encode_tokens: int = 512, queue: int = 10**9, share: int = 10**9
 ) -> Engine:
-    runtime = CpuRuntime(bundle, read_manifest(bundle), threads)
+    runtime = RUNTIMES[-1](bundle, threads)
     return Engine(runtime, runtime.batch(rows), encode_tokens, queue, share)
 
 

@@ -36,7 +36,7 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(lively_bundle: Callable[[Precision], Path]) -> Path:
+def bundle(lively_bundle: Callable[[Precision], Path], where: str) -> Path:
     return lively_bundle("fp32")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from export.exporter import Precision
@@ -23,7 +22,7 @@ from tests.serving.engine.engines import Held, engine_of, greedy, run, soon
 
 
 @pytest.fixture(scope="module")
-def bundle(lively_bundle: Callable[[Precision], Path]) -> Path:
+def bundle(lively_bundle: Callable[[Precision], Path], where: str) -> Path:
     return lively_bundle("fp32")
 
 
@@ -289,36 +288,6 @@ def test_rules_and_wide_draws_find_the_same_from_all_tokens_as_from_the_best(
         found.append([[(one.tokens, one.log_probabilities) for one in each.hypotheses] for each in results])
         engine.stop()
     assert found[0] == found[1] == found[2]
-
-
-def test_rows_that_were_long_give_their_memory_back_when_they_are_done(
-    engine: Engine, sources: list[list[int]]
-) -> None:
-    long = [translation(source, Decoding(120, min_tokens=120), soon()) for source in sources[:6]]
-    run(engine, [*long, translation(sources[6], Decoding(100, min_tokens=100, beam_size=4), soon())])
-    wait_until(lambda: not engine._batch._memory.deep())
-    arrays = engine._batch._memory.arrays
-    page = np.zeros(4096, np.uint8).nbytes
-    # But for the pages that rows share with their neighbours.
-    for name in ("self_key_0", "cross_value_1"):
-        rows = arrays[name].reshape(engine.rows, -1).view(np.uint8)
-        assert all(not row[page:-page].any() for row in rows if row.nbytes > 2 * page)
-
-
-def test_a_row_gives_its_memory_back_while_others_go_on(engine: Engine, sources: list[list[int]]) -> None:
-    held = Held(engine)
-    [long], [stays] = (
-        [translation(source, Decoding(count, min_tokens=count), soon())]
-        for source, count in ((sources[0], 80), (sources[1], 120))
-    )
-    engine.submit([long])
-    engine.submit([stays])
-    held.let_go(80)
-    long.future.result(timeout=60)
-    held.let_go(4)
-    held.next()
-    assert engine._batch._memory.deep() == [0]  # the one that stays, which was moved there
-    held.finish([stays])
 
 
 def test_time_passes_for_those_who_wait_while_others_fail(

@@ -110,7 +110,7 @@ def thousand(sentences: list[str], tiny_tokenizer: Tokenizer) -> list[Request]:
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_results_are_bit_identical_in_any_company(
-    lively_bundle: Callable[[Precision], Path], thousand: list[Request], precision: Precision
+    lively_bundle: Callable[[Precision], Path], thousand: list[Request], precision: Precision, where: str
 ) -> None:
     """A thousand requests of all kinds, twice: other company, order, moments, rows and threads; and some alone."""
     bundle = lively_bundle(precision)

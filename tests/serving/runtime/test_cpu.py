@@ -7,7 +7,8 @@ import pytest
 from export.bundle import read_manifest
 from export.exporter import Precision
 from model.tokenizer import END
-from serving.runtime.cpu import CpuRuntime, pad
+from serving.runtime.cpu import CpuRuntime
+from serving.runtime.padding import pad
 from tests.serving.runtime.batches import SOURCES
 
 
