@@ -1,5 +1,6 @@
 """From a checkpoint to a bundle: lower, write, verify, and only then put in place."""
 
+import copy
 import hashlib
 import importlib.metadata
 import shutil
@@ -38,7 +39,7 @@ from model.checkpoint import Checkpoint
 from model.transformer import Transformer
 from model.translate import search
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 def export(
@@ -56,15 +57,20 @@ def export(
     if bundle.exists() and not (bundle / MANIFEST).exists() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
     loaded = checkpoint.load(source)
-    reference, sources = loaded.model, probes(loaded, english)
+    model, sources = loaded.model, probes(loaded, english)
     if precision == "int8":
-        reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded, sources)))
+        model = quantized(model, calibrate(model, calibration(loaded, sources)))
+    elif precision == "fp16":
+        model = copy.deepcopy(model).half()
+    # An int8 bundle is held to a PyTorch model that rounds as it does. An fp16 one is held to fp32, since its kernels
+    # may keep more digits between one another than fp16 has.
+    reference = model if precision == "int8" else loaded.model
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as temporary:
         folder = Path(temporary) / bundle.name
         folder.mkdir()
         (folder / TOKENIZER).write_bytes(loaded.tokenizer.serialized)
-        signatures = write_graphs(reference, folder, attention)
+        signatures = write_graphs(model, folder, attention)
         if loaded.pooling:
             pooling = pooling_graph(loaded.pooling)
             _write(folder, POOLING, pooling)
@@ -99,7 +105,10 @@ def export(
 
 
 def write_graphs(model: Transformer, folder: Path, attention: Bodies) -> dict[str, GraphSpec]:
-    """Write the graphs of ``model``, quantised or not, and their weights into ``folder``; returns their signatures."""
+    """Write the graphs of ``model`` and their weights into ``folder``; returns their signatures.
+
+    They are int8 when ``model`` has been quantised, fp16 when its weights are, and fp32 else.
+    """
     lowering = Lowering(model, attention)
     lowered = graphs(lowering)
     lowering.weights.write(folder / WEIGHTS)

@@ -15,7 +15,7 @@ def export(
         str, typer.Argument(help="A checkpoint (a bundle with --list or --subgraph): a folder, or one that ships.")
     ],
     bundle: Annotated[Path | None, typer.Argument(help="Folder to write (a file with --subgraph).")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "int8",
     attention: Annotated[str, typer.Option(help="Bodies of the attention functions: standard or fused.")] = "fused",
     list_: Annotated[bool, typer.Option("--list", help="List a bundle's attention nodes with their shapes.")] = False,
     subgraph: Annotated[str | None, typer.Option(help="Cut one attention node out, such as decoder.1.cross.")] = None,
@@ -31,11 +31,11 @@ def export(
     if subgraph is not None:
         return _cut_out(locate(model), subgraph, graph, bundle)
     for name, value, known in (
-        ("precision", precision, ("fp32", "int8")),
+        ("precision", precision, ("fp32", "fp16", "int8")),
         ("attention", attention, ("standard", "fused")),
     ):
         if value not in known:
-            fail(f"--{name} is {value!r}; it takes {' or '.join(known)}")
+            fail(f"--{name} is {value!r}; it takes {', '.join(known[:-1])} or {known[-1]}")
     require("torch", "export")
     from export.bundle import ParityError
     from export.exporter import export as run
@@ -66,6 +66,11 @@ def export(
             f"{long.typical_error:.1e}"
         )
     console.print(f"at half of the tokens no log-probability differs by more than {report.typical_error:.1e}")
+    if report.near_tie is not None:
+        console.print(
+            f"at half of the tokens the best one's log-probability differs by no more than {report.best_error:.1e}; "
+            f"{report.tokens_differing} tokens differ, all at the {report.near_ties} near-ties within {report.near_tie}"
+        )
     if report.vector_error is not None:
         console.print(f"no number of a sentence vector differs by more than {report.vector_error:.1e}")
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
