@@ -41,7 +41,7 @@ def attention_graph(lowering: Lowering) -> Graph:
                 ]
             outputs = [name, f"{name}.weights", f"{name}.scores"]
             graph.nodes_with(operator, [query, *kept, seen], name, outputs, DOMAIN, heads=heads)
-            graph.describe(name, FLOAT, ["rows", "target", lowering.config.width])
+            graph.describe(name, lowering.float_type, ["rows", "target", lowering.config.width])
             inspected.append((name, outputs[1:]))
             change = lowering.linear(graph, name, attention.output, f"{name}.output")
             states = lowering.leave(graph, states, change, residual, name)

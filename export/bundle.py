@@ -94,7 +94,7 @@ class Limits(Frozen):
 class CacheSpec(Frozen):
     """How key and value caches lie in memory. They must start as zeros: a NaN in padding poisons its neighbours."""
 
-    dtype: Literal["float32", "int8"] = "float32"
+    dtype: Literal["float32", "float16", "int8"] = "float32"
     """int8: one calibrated scale a channel, in the graphs; an int8 bundle written by an earlier version has float32."""
     layout: tuple[str, ...] = ("rows", "heads", "capacity", "head_width")
     in_place: Literal[True] = True
@@ -103,7 +103,12 @@ class CacheSpec(Frozen):
     @classmethod
     def of(cls, precision: str) -> Self:
         """The caches of a bundle written now."""
-        return cls(dtype="int8" if precision == "int8" else "float32")
+        match precision:
+            case "int8":
+                return cls(dtype="int8")
+            case "fp16":
+                return cls(dtype="float16")
+        return cls()
 
 
 def capacity(positions: int) -> int:
@@ -140,7 +145,7 @@ class Manifest(Frozen):
     """Languages to the id of the token that asks for them."""
     special: SpecialIds = SpecialIds()
     model: ModelConfig
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "fp16", "int8"]
     attention: Literal["standard", "fused"]
     """The bodies of the attention functions."""
     limits: Limits

@@ -43,7 +43,7 @@ def decoder_graph(lowering: Lowering) -> Graph:
         ]
         outputs = [name, *(f"{part}_out" for part in parts)]
         graph.nodes_with(operator, [*queries, *caches, last, *units], name, outputs, DOMAIN, heads=config.heads)
-        graph.describe(name, FLOAT, ["rows", 1, config.width])
+        graph.describe(name, lowering.float_type, ["rows", 1, config.width])
         for output in outputs[1:]:
             graph.outputs.append(helper.make_tensor_value_info(output, lowering.cache_type, cache_shape[use]))
         return name
@@ -59,7 +59,7 @@ def decoder_graph(lowering: Lowering) -> Graph:
         name = f"decoder.{index}.cross"
         read = lowering.enter(graph, states, layer.cross_residual, name)
         query = lowering.linear(graph, read, layer.cross_attention.query, f"{name}.query")
-        graph.describe(query, FLOAT, ["rows", 1, config.width])
+        graph.describe(query, lowering.float_type, ["rows", 1, config.width])
         last = [
             graph.input(f"last_{part}_{index}", lowering.cache_type, ["rows", 1, config.width])
             for part in ("key", "value")
@@ -72,7 +72,8 @@ def decoder_graph(lowering: Lowering) -> Graph:
         )
     states = lowering.norm(graph, states, lowering.model.decoder_norm, "decoder_norm")
     logits = lowering.projection(graph, graph.node("Squeeze", [states, "step_axis"], "step.states"))
-    _k_best(graph, logits, config.vocabulary)
+    # In fp16 the sum over a vocabulary would lose most of its digits.
+    _k_best(graph, lowering.in_fp32(graph, logits, "logits.fp32"), config.vocabulary)
     return graph
 
 

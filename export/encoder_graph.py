@@ -18,7 +18,7 @@ def encoder_graph(lowering: Lowering) -> Graph:
     places, spread = _pack(graph, source, lengths)
     embedded = _embed(lowering, graph, source, places)
     memory = lowering.encoder_layers(graph, embedded, ["tokens"], [lengths, places, spread], [])
-    padded = graph.node("Gather", [memory, spread], "memory.rows")
+    padded = lowering.in_fp32(graph, graph.node("Gather", [memory, spread], "memory.rows"), "memory.fp32")
     graph.output(padded, "memory", FLOAT, ["rows", "source", lowering.config.width])
     heads, head_width = lowering.config.heads, lowering.config.head_width
     by_head = graph.constant("by_head", [0, 0, heads, head_width], np.int64)

@@ -1,5 +1,6 @@
 """From a checkpoint to a bundle: lower, write, verify, and only then put in place."""
 
+import copy
 import hashlib
 import importlib.metadata
 import shutil
@@ -16,6 +17,7 @@ from export.bundle import (
     POOLING,
     TOKENIZER,
     WEIGHTS,
+    BundleError,
     CacheSpec,
     GraphSpec,
     Limits,
@@ -26,21 +28,23 @@ from export.bundle import (
     TensorSpec,
     digest,
     file_names,
+    read_manifest,
 )
 from export.functions import Bodies
 from export.graphs import graphs
 from export.lowering import Lowering
+from export.parity import ParityReport
 from export.pooling import pooling_graph
 from export.probe_choice import choose
 from export.quantize import calibrate, quantized
 from export.stepper import Stepper
-from export.verify import check, probes
+from export.verify import check, gate_sources
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.transformer import Transformer
 from model.translate import search
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 def export(
@@ -58,15 +62,15 @@ def export(
     if bundle.exists() and not (bundle / MANIFEST).exists() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise FileExistsError(f"{bundle} exists and is not a bundle; name another folder")
     loaded = checkpoint.load(source)
-    reference, sources = loaded.model, probes(loaded, english)
-    if precision == "int8":
-        reference = quantized(loaded.model, calibrate(loaded.model, calibration(loaded, sources)))
+    sources = gate_sources(loaded, english)
+    reference = reference_for(loaded, precision, sources)
+    model = copy.deepcopy(reference).half() if precision == "fp16" else reference
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as temporary:
         folder = Path(temporary) / bundle.name
         folder.mkdir()
         (folder / TOKENIZER).write_bytes(loaded.tokenizer.serialized)
-        signatures = write_graphs(reference, folder, attention)
+        signatures = write_graphs(model, folder, attention)
         if loaded.pooling:
             pooling = pooling_graph(loaded.pooling)
             _write(folder, POOLING, pooling)
@@ -101,8 +105,36 @@ def export(
     return manifest
 
 
+def reference_for(loaded: Checkpoint, precision: str, sources: list[list[int]]) -> Transformer:
+    """The PyTorch model that a bundle in ``precision`` is held to; ``sources`` are those of the gate.
+
+    An int8 bundle is held to one that rounds as it does. An fp16 one is held to fp32, since its kernels may keep more
+    digits between one another than fp16 has.
+    """
+    if precision != "int8":
+        return loaded.model
+    return quantized(loaded.model, calibrate(loaded.model, calibration(loaded, sources)))
+
+
+def check_again(bundle: Path, source: Path) -> ParityReport:
+    """What the gate says of a ``bundle`` that was exported from the checkpoint ``source``.
+
+    Raises CheckpointError, and BundleError when it was exported from another one.
+    """
+    manifest = read_manifest(bundle)
+    loaded = checkpoint.load(source)
+    if manifest.provenance.checkpoint_sha256 != _checkpoint_hash(source):
+        raise BundleError(bundle, [f"it was exported from another checkpoint than {source}"])
+    sources = gate_sources(loaded)
+    reference = reference_for(loaded, manifest.precision, sources)
+    return check(bundle, reference, loaded.model, sources, manifest.precision, loaded.pooling)
+
+
 def write_graphs(model: Transformer, folder: Path, attention: Bodies) -> dict[str, GraphSpec]:
-    """Write the graphs of ``model``, quantised or not, and their weights into ``folder``; returns their signatures."""
+    """Write the graphs of ``model`` and their weights into ``folder``; returns their signatures.
+
+    They are int8 when ``model`` has been quantised, fp16 when its weights are, and fp32 else.
+    """
     lowering = Lowering(model, attention)
     lowered = graphs(lowering)
     lowering.weights.write(folder / WEIGHTS)
@@ -116,8 +148,8 @@ def _write(folder: Path, name: str, graph: onnx.ModelProto) -> None:
 
 
 def calibration(loaded: Checkpoint, sources: list[list[int]] | None = None) -> list[tuple[list[int], list[int]]]:
-    """Source and target ids to calibrate with: ``sources`` (the gate's probes) and the model's translations."""
-    sources = sources or probes(loaded)
+    """Source and target ids to calibrate with: ``sources`` (those of the gate) and the model's translations."""
+    sources = sources or gate_sources(loaded)
     return [(sources[index], hypothesis.tokens) for index, hypothesis in search(loaded.model, sources)]
 
 

@@ -8,7 +8,8 @@ Attention functions take queries, keys and values that are already projected; th
 
 Where keys and values are cached as int8, MaskedSelfAttention and CrossAttention take the size of each channel's unit
 too. In the inspection graph (``attention.onnx``) the attention functions spell out every product and return the scores
-and weights as well. Shapes: b rows, h heads, d head width, w = h·d width, s source, t target tokens, c cache capacity.
+and weights as well, which are fp32 in every precision. Shapes: b rows, h heads, d head width, w = h·d width, s source,
+t target tokens, c cache capacity.
 
 The texts are ONNX's own notation (``onnx.parser``).
 """
@@ -29,6 +30,9 @@ ATTENTION = ("SelfAttention", "MaskedSelfAttention", "CrossAttention")
 
 Bodies = Literal["standard", "fused"]
 
+_LOWEST = {"fp32": "-3.4028235e38", "fp16": "-65504.0"}
+"""The lowest finite numbers."""
+
 _HEADER = f'<opset_import: ["" : {OPSET}, "{VENDOR}" : 1, "{DOMAIN}" : 1], domain: "{DOMAIN}">'
 
 # Everything but attention over whole sentences sees tokens side by side; attention spreads them out to padded rows.
@@ -48,10 +52,12 @@ SelfAttention<heads>(query, key, value, lengths, places, spread) => (output)
     output = GatherND(output_rows, places)
 }}""",
     # The operator adds mask_filter_value to the scores of padding; its default, -10000, would let large ones through.
+    # In fp16 the lowest finite number takes its place, for a lower one would be an infinity. It is low enough: behind a
+    # row's tokens stand copies of the last one (``spread``), whose scores are no larger than that token's own.
     "fused": f"""
 SelfAttention<heads>(query, key, value, lengths, places, spread) => (output)
 {{{_SPREAD}
-    output_rows = com.microsoft.MultiHeadAttention<num_heads: int = @heads, mask_filter_value: float = -3.4028235e38>
+    output_rows = com.microsoft.MultiHeadAttention<num_heads: int = @heads, mask_filter_value: float = LOWEST>
         (query_rows, key_rows, value_rows, "", lengths)
     output = GatherND(output_rows, places)
 }}""",
@@ -192,16 +198,16 @@ CrossAttention<heads>(query, last_key, last_value, key_cache, value_cache, lengt
 
 _INSPECTED = """
 {name}<heads>(query, key, value, visible) => (output, weights, scores)
-{{
+{{{widened}
     heads = Constant<value_int: int = @heads>()
     axis = Constant<value_ints: ints = [0]>()
     count = Unsqueeze(heads, axis)
     keep = Constant<value_ints: ints = [0, 0]>()
     rest = Constant<value_ints: ints = [-1]>()
     split = Concat<axis: int = 0>(keep, count, rest)
-    query_split = Reshape(query, split)
-    key_split = Reshape(key, split)
-    value_split = Reshape(value, split)
+    query_split = Reshape(query{fp32}, split)
+    key_split = Reshape(key{fp32}, split)
+    value_split = Reshape(value{fp32}, split)
     query_by_head = Transpose<perm: ints = [0, 2, 1, 3]>(query_split)
     key_by_head = Transpose<perm: ints = [0, 2, 3, 1]>(key_split)
     value_by_head = Transpose<perm: ints = [0, 2, 1, 3]>(value_split)
@@ -219,23 +225,40 @@ _INSPECTED = """
     sums = MatMul(weights, value_by_head)
     sums_split = Transpose<perm: ints = [0, 2, 1, 3]>(sums)
     joined = Concat<axis: int = 0>(keep, rest)
-    output = Reshape(sums_split, joined)
+    output{fp32} = Reshape(sums_split, joined){narrowed}
 }}"""
+_INSPECTED_IN = {
+    "fp32": {"fp32": "", "widened": "", "narrowed": ""},
+    "fp16": {
+        "fp32": "_fp32",
+        "widened": """
+    query_fp32 = Cast<to: int = 1>(query)
+    key_fp32 = Cast<to: int = 1>(key)
+    value_fp32 = Cast<to: int = 1>(value)""",
+        "narrowed": """
+    output = CastLike(output_fp32, query)""",
+    },
+}
 
 
-def stepping(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
-    """The functions of the encoder and of one decoding step."""
+def stepping(bodies: Bodies, quantised: bool, half: bool = False) -> list[onnx.FunctionProto]:
+    """The functions of the encoder and of one decoding step; ``half``: for states of fp16."""
     masked, cross = (
         (_MASKED_SELF_ATTENTION_INT8, _CROSS_ATTENTION_INT8)
         if quantised
         else (_MASKED_SELF_ATTENTION, _CROSS_ATTENTION)
     )
-    return _with_linear([_SELF_ATTENTION[bodies], masked[bodies], cross[bodies]], bodies, quantised)
+    own = _SELF_ATTENTION[bodies].replace("LOWEST", _LOWEST["fp16" if half else "fp32"])
+    return _with_linear([own, masked[bodies], cross[bodies]], bodies, quantised)
 
 
-def inspecting(bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:
-    """The functions of the inspection graph; ``visible`` is boolean and broadcasts to ``[b, h, queries, keys]``."""
-    return _with_linear([_INSPECTED.format(name=name) for name in ATTENTION], bodies, quantised)
+def inspecting(bodies: Bodies, quantised: bool, half: bool = False) -> list[onnx.FunctionProto]:
+    """The functions of the inspection graph, as `stepping`.
+
+    ``visible`` is boolean and broadcasts to ``[b, h, queries, keys]``.
+    """
+    parts = _INSPECTED_IN["fp16" if half else "fp32"]
+    return _with_linear([_INSPECTED.format(name=name, **parts) for name in ATTENTION], bodies, quantised)
 
 
 def _with_linear(attention: list[str], bodies: Bodies, quantised: bool) -> list[onnx.FunctionProto]:

@@ -18,8 +18,9 @@ from export.functions import DOMAIN, OPSET, VENDOR
 Array = NDArray[Any]
 Shape = Sequence[int | str]
 
-FLOAT, INT8, INT32, INT64, BOOL = (
+FLOAT, FLOAT16, INT8, INT32, INT64, BOOL = (
     TensorProto.FLOAT,
+    TensorProto.FLOAT16,
     TensorProto.INT8,
     TensorProto.INT32,
     TensorProto.INT64,

@@ -16,8 +16,8 @@ def graphs(lowering: Lowering) -> dict[str, onnx.ModelProto]:
 
     ValueError when a layer of the model was left out.
     """
-    stepping = functions.stepping(lowering.bodies, lowering.quantised)
-    inspecting = functions.inspecting(lowering.bodies, lowering.quantised)
+    stepping = functions.stepping(lowering.bodies, lowering.quantised, lowering.half)
+    inspecting = functions.inspecting(lowering.bodies, lowering.quantised, lowering.half)
     result = {
         "encoder": encoder_graph(lowering).model(stepping),
         "decoder": decoder_graph(lowering).model(stepping),

@@ -1,10 +1,10 @@
 """The parity gate at the model's limits: sequences as long as it reads and writes, where short ones cannot tell.
 
-In fp32 the graphs run through the whole of a sequence, step after step on their own caches, and must agree with PyTorch
-as they do on short ones. In int8 they cannot: an activation on the edge between two steps may round to either side in
-the two runtimes, and what comes of it reaches every later position, and through the encoder every token. So each step
-is taken by itself: on PyTorch's own keys and values of all that comes before, with noise where the future will stand.
-What it then finds, and the keys and values that it writes, depend on one token's roundings.
+In fp32 and fp16 the graphs run through the whole of a sequence, step after step on their own caches, and must agree
+with PyTorch as they do on short ones. In int8 they cannot: an activation on the edge between two steps may round to
+either side in the two runtimes, and what comes of it reaches every later position, and through the encoder every token.
+So each step is taken by itself: on PyTorch's own keys and values of all that comes before, with noise where the future
+will stand. What it then finds, and the keys and values that it writes, depend on one token's roundings.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.agreement import agreement
 from export.parity import LongCase
 from export.quantize import QuantizedLinear
 from export.stepper import Stepper
@@ -101,7 +102,7 @@ def compare(
     memory = torch.from_numpy(stepper.encode(source.numpy(), lengths.numpy()))
     real = torch.arange(source.shape[1]) < lengths[:, None]
     inside = torch.arange(target.shape[1]) < ends[:, None]
-    own = precision == "fp32"
+    own = precision != "int8"
     cross = {name: array for name, array in expected.caches.items() if name.startswith("cross")}
     apart = _apart(memory, expected.memory)
     # Beside what the memory differs by, what is made of it: by token too, of all layers the most.
@@ -119,15 +120,19 @@ def compare(
                 error[:, step] = torch.maximum(error[:, step], torch.from_numpy(difference))
                 if not own:
                     array[:, :, step] = want
-    difference = (found - expected.log_probabilities).abs().amax(-1)[inside]
+    agreed = agreement(found, expected.log_probabilities, inside)
+    half = precision == "fp16"
     return LongCase(
         rows=len(sources),
         lengths=(int(lengths.min()), int(lengths.max())),
         steps=target.shape[1],
         tokens=int(inside.sum()),
-        tokens_equal=int((found.argmax(-1) == expected.log_probabilities.argmax(-1))[inside].sum()),
-        log_probability_error=rounded(difference.max()),
-        typical_error=rounded(difference.median()),
+        tokens_equal=agreed.equal,
+        near_ties=agreed.near_ties if half else None,
+        tokens_exempt=agreed.exempt if half else None,
+        log_probability_error=rounded(agreed.errors.max()),
+        typical_error=rounded(agreed.errors.median()),
+        best_error=rounded(agreed.best_errors.median()),
         cache_error=rounded(error[inside].max()),
         typical_cache_error=rounded(error[inside].median()),
         memory_error=rounded(apart[real].max()),

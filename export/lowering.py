@@ -7,10 +7,11 @@ computes what ``forward`` computes, and `Lowering.forgotten` names what a walk l
 """
 
 import numpy as np
+from onnx import helper
 from torch import Tensor, nn
 
 from export.functions import DOMAIN, Bodies
-from export.graph import FLOAT, INT8, Graph, Shape, Weights
+from export.graph import FLOAT, FLOAT16, INT8, Graph, Shape, Weights
 from export.quantize import QuantizedEmbedding, QuantizedLinear
 from model.attention import MultiHeadAttention
 from model.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
@@ -26,7 +27,10 @@ def cache_unit(module: nn.Module) -> Tensor:
 
 
 class Lowering:
-    """Writes the modules of a Transformer, quantised or not, as nodes of ONNX graphs."""
+    """Writes the modules of a Transformer as nodes of ONNX graphs, in the numbers that the model has.
+
+    That is int8 when it has been quantised, fp16 when its weights are (``model.half()``), and fp32 else.
+    """
 
     def __init__(self, model: Transformer, bodies: Bodies) -> None:
         self.model, self.config, self.bodies = model, model.config, bodies
@@ -34,7 +38,12 @@ class Lowering:
         self.decoder = [layer for layer in model.decoder if isinstance(layer, DecoderLayer)]
         self.weights = Weights()
         self.quantised = isinstance(model.projection, QuantizedLinear)
-        self.cache_type = INT8 if self.quantised else FLOAT
+        self.dtype: type = model.source_positions.detach().numpy().dtype.type
+        """numpy's type of the states between layers and of the weights that are not quantised."""
+        self.float_type: int = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
+        """ONNX's number for it."""
+        self.half = self.float_type == FLOAT16
+        self.cache_type = INT8 if self.quantised else self.float_type
         self._lowered: set[nn.Module] = set()
 
     def forgotten(self) -> list[str]:
@@ -95,6 +104,10 @@ class Lowering:
         active = graph.node(operator, [inner], f"{name}.activation")
         return self.leave(graph, states, self.linear(graph, active, module.outer, f"{name}.outer"), residual, name)
 
+    def in_fp32(self, graph: Graph, states: str, name: str) -> str:
+        """``states`` as fp32: themselves, or in fp16 what a ``Cast`` called ``name`` makes of them."""
+        return graph.node("Cast", [states], name, to=FLOAT) if self.half else states
+
     def embed(self, graph: Graph, ids: str, module: nn.Module, name: str) -> str:
         """Ids ``[…]`` to ``[…, w]``, times √width."""
         self._lowered.add(module)
@@ -111,7 +124,7 @@ class Lowering:
             assert isinstance(module, nn.Embedding)
             table = graph.weight(f"{stored}.weight", module.weight)
             vectors = graph.node("Gather", [table, ids], f"{name}.vectors")
-        root = graph.constant("root_width", self.config.width**0.5, np.float32)
+        root = graph.constant("root_width", self.config.width**0.5, self.dtype)
         return graph.node("Mul", [vectors, root], f"{name}.scaled")
 
     def projections(
@@ -132,7 +145,7 @@ class Lowering:
             ("value", keys, key_shape),
         ):
             projected = self.linear(graph, states, getattr(attention, part), f"{name}.{part}")
-            graph.describe(projected, FLOAT, [*shape, self.config.width])
+            graph.describe(projected, self.float_type, [*shape, self.config.width])
             result.append(projected)
         return result
 
@@ -158,7 +171,7 @@ class Lowering:
             projected = self.projections(graph, name, layer.self_attention, read, read, shape, shape)
             outputs = [name, f"{name}.weights", f"{name}.scores"][: 3 if graph.name == "attention" else 1]
             graph.nodes_with("SelfAttention", [*projected, *seen], name, outputs, DOMAIN, heads=self.config.heads)
-            graph.describe(name, FLOAT, [*shape, self.config.width])
+            graph.describe(name, self.float_type, [*shape, self.config.width])
             inspected.append((name, outputs[1:]))
             change = self.linear(graph, name, layer.self_attention.output, f"{name}.output")
             states = self.leave(graph, states, change, layer.self_residual, name)
@@ -176,12 +189,12 @@ class Lowering:
         table = graph.weight("embedding.weight" if self.config.tied_embeddings else "projection.weight", module.weight)
         # Transposed here, folded by the runtime at load: the embedding's lookup and this product share one stored copy.
         weight = graph.node("Transpose", [table], "projection.transposed", perm=[1, 0])
-        bias = graph.constant("projection.bias", np.zeros(vocabulary), np.float32)
+        bias = graph.constant("projection.bias", np.zeros(vocabulary), self.dtype)
         if isinstance(module, QuantizedLinear):
             inputs = [*self.rounded(graph, states, module), weight, graph.weight("projection.unit", module.unit), bias]
         else:
             inputs = [states, weight, bias]
         logits = graph.node("Linear", inputs, "projection", DOMAIN)
-        graph.describe(logits, FLOAT, ["rows", vocabulary])
-        graph.describe(states, FLOAT, ["rows", width])
+        graph.describe(logits, self.float_type, ["rows", vocabulary])
+        graph.describe(states, self.float_type, ["rows", width])
         return logits

@@ -10,7 +10,7 @@ class Frozen(BaseModel):
 
 
 class Case(Frozen):
-    """One batch: ONNX Runtime against the PyTorch model of the same precision."""
+    """One batch: ONNX Runtime against PyTorch, in fp16 that of fp32, else that of the same precision."""
 
     rows: int
     lengths: tuple[int, int]
@@ -19,6 +19,10 @@ class Case(Frozen):
     tokens: int
     tokens_equal: int
     """Of ``tokens``, teacher-forced, those where both like the same token best."""
+    near_ties: int | None = None
+    """Of ``tokens``, those where PyTorch's best two lie within `ParityReport.near_tie`; None where none is exempt."""
+    tokens_exempt: int | None = None
+    """Of those that are not equal, the ones where another token of a near-tie is liked best; None as above."""
     log_probability_error: float
     """The largest difference over the whole vocabulary at every step."""
 
@@ -32,10 +36,11 @@ class ParityCase(Case):
 
 
 class LongBounds(Frozen):
-    """The most that a `LongCase` may have of each; ``equal_share`` the least."""
+    """The most that a `LongCase` may have of each; ``equal_share`` the least share of equal and exempt tokens."""
 
     log_probability_error: float
     typical_error: float
+    best_error: float | None = None
     cache_error: float
     typical_cache_error: float
     memory_error: float
@@ -48,6 +53,8 @@ class LongCase(Case):
 
     typical_error: float
     """Of each token's largest difference of a log-probability the median."""
+    best_error: float | None = None
+    """The median of the difference at the token that PyTorch likes best; None in bundles written before."""
     cache_error: float
     """The largest difference of a number of a key or value that a step writes; in int8 one is a unit of the cache."""
     typical_cache_error: float
@@ -73,7 +80,17 @@ class ParityReport(Frozen):
     typical_error: float | None = None
     """The median, over tokens, of the largest difference over the whole vocabulary; bundles written before lack it."""
     typical_bound: float | None = None
+    best_error: float | None = None
+    """Over tokens, the median of the difference at the one that PyTorch likes best; None in bundles written before."""
+    best_bound: float | None = None
+    near_tie: float | None = None
+    """In nats: how near PyTorch's best two tokens lie at a near-tie. Only fp16 exempts them; None elsewhere."""
+    near_ties: int | None = None
+    """Tokens at near-ties, in all batches and `long`; None as `near_tie`."""
+    tokens_differing: int | None = None
+    """Tokens, of all those, at which another one is liked best; None as `near_tie`."""
     equal_share: float
+    """Of all tokens in the batches, those that are equal or exempt."""
     equal_share_bound: float
     vector_error: float | None = None
     """The largest difference of any number of any sentence vector, from the same memory; None without a pooling."""

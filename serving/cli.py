@@ -2,11 +2,11 @@
 
 import typer
 
-from serving.commands import corpus, evaluate, export, lines, measure, serve, train, vectors
+from serving.commands import corpus, evaluate, export, lines, measure, serve, train, vectors, verify
 from serving.commands.console import streams
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for verb in (serve.serve, lines.translate, lines.encode, export.export, train.train):
+for verb in (serve.serve, lines.translate, lines.encode, export.export, verify.verify, train.train):
     app.command()(verb)
 app.add_typer(corpus.app, name="corpus")
 app.command()(evaluate.evaluate)

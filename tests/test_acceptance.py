@@ -20,7 +20,7 @@ from export import verify
 from export.bundle import GRAPHS, locate, read_manifest
 from export.exporter import calibration, export
 from export.quantize import Calibration, calibrate, quantized
-from export.verify import probes
+from export.verify import gate_sources
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.corpus import pad
@@ -79,7 +79,7 @@ def calibrated(shipped: Checkpoint) -> Calibration:
 @pytest.fixture(scope="module")
 def sources(texts: list[str], shipped: Checkpoint) -> list[list[int]]:
     """Whole texts, uncut: longer ones than the pipeline would pass to the engine; and what the gate reads."""
-    ids = [*(shipped.tokenizer.source(text, "de") for text in texts), *probes(shipped)]
+    ids = [*(shipped.tokenizer.source(text, "de") for text in texts), *gate_sources(shipped)]
     return [each for each in ids if len(each) <= shipped.config.model.max_positions]
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from serving.commands.console import errors, fail, require
+from serving.commands.gate import show
 
 
 def export(
@@ -15,7 +15,7 @@ def export(
         str, typer.Argument(help="A checkpoint (a bundle with --list or --subgraph): a folder, or one that ships.")
     ],
     bundle: Annotated[Path | None, typer.Argument(help="Folder to write (a file with --subgraph).")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "int8",
     attention: Annotated[str, typer.Option(help="Bodies of the attention functions: standard or fused.")] = "fused",
     list_: Annotated[bool, typer.Option("--list", help="List a bundle's attention nodes with their shapes.")] = False,
     subgraph: Annotated[str | None, typer.Option(help="Cut one attention node out, such as decoder.1.cross.")] = None,
@@ -31,11 +31,11 @@ def export(
     if subgraph is not None:
         return _cut_out(locate(model), subgraph, graph, bundle)
     for name, value, known in (
-        ("precision", precision, ("fp32", "int8")),
+        ("precision", precision, ("fp32", "fp16", "int8")),
         ("attention", attention, ("standard", "fused")),
     ):
         if value not in known:
-            fail(f"--{name} is {value!r}; it takes {' or '.join(known)}")
+            fail(f"--{name} is {value!r}; it takes {', '.join(known[:-1])} or {known[-1]}")
     require("torch", "export")
     from export.bundle import ParityError
     from export.exporter import export as run
@@ -46,28 +46,9 @@ def export(
             manifest = run(checkpoint.locate(model), bundle, precision, attention)  # type: ignore[arg-type]
     except (checkpoint.CheckpointError, ParityError, OSError) as error:
         fail(str(error))
-    report = manifest.parity
-    assert report is not None
-    table = Table("rows", "source tokens", "steps", "tokens equal", "log-probability", "memory", "attention weights")
-    for case in report.cases:
-        table.add_row(
-            str(case.rows),
-            f"{case.lengths[0]} to {case.lengths[1]}",
-            str(case.steps),
-            f"{case.tokens_equal} of {case.tokens}",
-            *(f"{error:.1e}" for error in (case.log_probability_error, case.memory_error, case.attention_error)),
-        )
+    assert manifest.parity is not None
     console = Console()
-    console.print(f"ONNX Runtime against {report.reference}: largest differences", table)
-    if long := report.long:
-        console.print(
-            f"sequences of {long.lengths[0]} to {long.lengths[1]} tokens, {long.steps} steps: {long.tokens_equal} of "
-            f"{long.tokens} tokens equal, log-probability {long.log_probability_error:.1e}, at half of the tokens "
-            f"{long.typical_error:.1e}"
-        )
-    console.print(f"at half of the tokens no log-probability differs by more than {report.typical_error:.1e}")
-    if report.vector_error is not None:
-        console.print(f"no number of a sentence vector differs by more than {report.vector_error:.1e}")
+    show(manifest.parity, console)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     console.print(f"{bundle}: {manifest.name}, {precision}, {attention} attention, {size:.1f} MB")
 

@@ -7,10 +7,14 @@ from export.ort import onnxruntime
 from serving.runtime.cpu import CpuRuntime
 from serving.runtime.interface import Runtime
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Devices to ONNX Runtime's names for what runs graphs on them."""
+DEVICES = tuple(PROVIDERS)
+
 
 def check_device(folder: Path, manifest: Manifest, device: str) -> None:
     """BundleError when ``device`` ("cpu" or "cuda") is not there or cannot run the bundle in ``folder``."""
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    provider = PROVIDERS[device]
     faults = []
     if provider not in onnxruntime.get_available_providers():
         faults.append(f"{device} was asked for, but this onnxruntime has no {provider}")

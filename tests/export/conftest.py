@@ -73,6 +73,8 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) 
     return bundle
 
 
-@pytest.fixture(scope="session", params=itertools.product(("fp32", "int8"), ("standard", "fused")), ids="-".join)
+@pytest.fixture(
+    scope="session", params=itertools.product(("fp32", "fp16", "int8"), ("standard", "fused")), ids="-".join
+)
 def each_bundle(request: pytest.FixtureRequest, bundle_of: Callable[[Precision, Bodies], Path]) -> Path:
     return bundle_of(*request.param)

@@ -63,7 +63,7 @@ def test_a_damaged_file_is_refused(folder: Path, name: str, damage: Callable[[Pa
     [
         (lambda manifest: manifest.update(surprise=1), ["surprise"]),
         (lambda manifest: manifest["special"].update(mask=4), ["special.mask"]),
-        (lambda manifest: manifest["cache"].update(dtype="float16"), ["cache.dtype"]),
+        (lambda manifest: manifest["cache"].update(dtype="bfloat16"), ["cache.dtype"]),
         (lambda manifest: manifest.update(format=1), ["format"]),
         (lambda manifest: manifest.update(format=3), ["format"]),
         (lambda manifest: manifest.pop("parity"), ["parity"]),

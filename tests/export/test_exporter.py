@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def broken_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that nothing can meet."""
-    monkeypatch.setattr(verify, "LOG_PROBABILITY_BOUND", {"fp32": -1.0, "int8": -1.0})
+    monkeypatch.setattr(verify, "LOG_PROBABILITY_BOUND", dict.fromkeys(("fp32", "fp16", "int8"), -1.0))
 
 
 def test_another_process_folder_and_hash_seed_give_the_same_bytes(
@@ -43,7 +43,7 @@ def test_another_process_folder_and_hash_seed_give_the_same_bytes(
 def test_every_precision_with_every_body_is_a_good_bundle(each_bundle: Path) -> None:
     manifest = read_manifest(each_bundle)
     assert f"{manifest.precision}-{manifest.attention}" == each_bundle.name
-    assert (manifest.quantisation is None) == (manifest.precision == "fp32")
+    assert (manifest.quantisation is None) == (manifest.precision != "int8")
 
 
 def test_the_manifest_says_what_the_bundle_is(each_bundle: Path, small_checkpoint: Path) -> None:
@@ -53,7 +53,7 @@ def test_the_manifest_says_what_the_bundle_is(each_bundle: Path, small_checkpoin
     assert manifest.languages == {language: loaded.tokenizer.language_id(language) for language in ("de", "en")}
     assert manifest.special.model_dump() == {"padding": 0, "unknown": 1, "start": 2, "end": 3}
     assert manifest.limits.model_dump() == {"source_tokens": 16, "target_tokens": 16}
-    assert manifest.cache.dtype == {"fp32": "float32", "int8": "int8"}[manifest.precision]
+    assert manifest.cache.dtype == {"fp32": "float32", "fp16": "float16", "int8": "int8"}[manifest.precision]
     assert manifest.parity is not None
     assert manifest.parity.passed
     assert [case.rows for case in manifest.parity.cases] == [1, 2, 7, 32]

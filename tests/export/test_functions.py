@@ -45,6 +45,9 @@ TYPES |= {"places": TensorProto.INT64, "spread": TensorProto.INT64}
 INT8_TYPES = {"input": TensorProto.UINT8, "zero": TensorProto.UINT8, "weight": TensorProto.INT8}
 INT8_TYPES |= dict.fromkeys((*CACHES, *CACHES.values(), "last_key", "last_value", "integers"), TensorProto.INT8)
 
+FP16_TOLERANCE = 3e-3
+"""Of attention over values of about 1."""
+
 every_attention = pytest.mark.parametrize(
     ("name", "quantised"),
     [*((name, False) for name in ATTENTION), ("MaskedSelfAttention", True), ("CrossAttention", True)],
@@ -56,18 +59,21 @@ every_body = pytest.mark.parametrize("bodies", BODIES)
 
 @functools.cache
 def one_node(
-    name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False
+    name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False, half: bool = False
 ) -> onnx.ModelProto:
     """A model that is one node of ``name``, the function it stands for and those it may call."""
-    found = (functions.inspecting if inspected else functions.stepping)(bodies, quantised)
+    found = (functions.inspecting if inspected else functions.stepping)(bodies, quantised, half)
     function = next(function for function in found if function.name == name)
     types = TYPES | (INT8_TYPES if quantised else {})
+    states = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    if half:
+        types = types | dict.fromkeys(("weights", "scores"), TensorProto.FLOAT)
 
     def value(parameter: str) -> onnx.ValueInfoProto:
         packed = name == "Linear" or (name == "SelfAttention" and not inspected)
         rank = RANKS.get(parameter, 2 if packed else 3)
         shape = None if name in CACHE_LAYERS else [f"{parameter}_{axis}" for axis in range(rank)]
-        return helper.make_tensor_value_info(parameter, types.get(parameter, TensorProto.FLOAT), shape)
+        return helper.make_tensor_value_info(parameter, types.get(parameter, states), shape)
 
     node = helper.make_node(name, function.input, function.output, domain=DOMAIN, **({"heads": heads} if heads else {}))
     graph = helper.make_graph(
@@ -84,12 +90,18 @@ def one_node(
 
 @functools.cache
 def session(
-    name: str, bodies: Bodies, heads: int = 0, inspected: bool = False, quantised: bool = False, threads: int = 1
+    name: str,
+    bodies: Bodies,
+    heads: int = 0,
+    inspected: bool = False,
+    quantised: bool = False,
+    threads: int = 1,
+    half: bool = False,
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    model = one_node(name, bodies, heads, inspected, quantised)
+    model = one_node(name, bodies, heads, inspected, quantised, half)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -120,16 +132,17 @@ def packed(feeds: Feeds) -> Feeds:
 
 def unpacked(output: Array, feeds: Feeds) -> Array:
     """SelfAttention's ``output`` ``[n, w]`` for `packed` ``feeds`` as padded rows, zero behind their lengths."""
-    padded = np.zeros(feeds["query"].shape, np.float32)
+    padded = np.zeros(feeds["query"].shape, output.dtype)
     padded[np.arange(padded.shape[1]) < feeds["lengths"][:, None]] = output
     return padded
 
 
 def attend(name: str, bodies: Bodies, heads: int, feeds: Feeds, threads: int = 1) -> Feeds:
+    half = feeds["query"].dtype == np.float16
     if name == "SelfAttention":
-        found = run(session(name, bodies, heads, threads=threads), packed(feeds))
+        found = run(session(name, bodies, heads, threads=threads, half=half), packed(feeds))
         return {"output": unpacked(found["output"], feeds)}
-    return run(session(name, bodies, heads, quantised="key_unit" in feeds, threads=threads), feeds)
+    return run(session(name, bodies, heads, quantised="key_unit" in feeds, threads=threads, half=half), feeds)
 
 
 def example(
@@ -230,6 +243,78 @@ def test_both_bodies_compute_the_formula(
     np.testing.assert_allclose(standard, expected, atol=5e-6)
     np.testing.assert_allclose(fused, expected, atol=5e-6)
     np.testing.assert_allclose(standard, fused, atol=5e-6)
+
+
+def in_fp16(feeds: Feeds) -> Feeds:
+    return {part: array.astype(np.float16) if array.dtype == np.float32 else array for part, array in feeds.items()}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 9),
+    heads=st.sampled_from([1, 4]),
+    head_width=st.sampled_from([8, 64]),
+    extent=st.integers(1, 40),
+)
+def test_both_bodies_compute_the_formula_in_fp16(
+    name: str, seed: int, rows: int, heads: int, head_width: int, extent: int
+) -> None:
+    feeds = in_fp16(example(name, seed, rows=rows, heads=heads, head_width=head_width, extent=extent))
+    if name == "SelfAttention":
+        keys, values = by_head(feeds["key"], heads), by_head(feeds["value"], heads)
+    else:
+        keys, values = seen(feeds)
+    visible = np.arange(extent) < valid(feeds)[:, None, None, None]
+    expected = attention(by_head(feeds["query"], heads), keys, values, visible)[0]
+    if name == "SelfAttention":
+        expected[~visible[:, 0, 0]] = 0
+    for bodies in BODIES:
+        output = attend(name, bodies, heads, feeds)["output"]
+        assert output.dtype == np.float16
+        np.testing.assert_allclose(output, expected, atol=FP16_TOLERANCE)
+
+
+@every_body
+@pytest.mark.parametrize(
+    ("name", "size"),
+    # In the bundle's graphs the encoder's padding is its tokens again: scores there are no larger than elsewhere.
+    [("SelfAttention", 1.0), ("SelfAttention", 100.0), ("MaskedSelfAttention", 3e4), ("CrossAttention", 3e4)],
+)
+def test_what_lies_behind_a_rows_valid_length_changes_nothing_in_fp16(name: str, size: float, bodies: Bodies) -> None:
+    for seed in range(5):
+        feeds = in_fp16(example(name, seed))
+        changed = {parameter: array.copy() for parameter, array in feeds.items()}
+        random = np.random.default_rng(seed)
+        for parameter in ("key", "value") if name == "SelfAttention" else ("key_cache", "value_cache"):
+            for row, length in enumerate(valid(feeds)):
+                behind = changed[parameter][row, ..., length:, :]
+                behind[:] = size * random.choice([-1, 1], behind.shape) * random.uniform(1, 2, behind.shape)
+        before, after = (attend(name, bodies, 2, given)["output"] for given in (feeds, changed))
+        assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_padding_is_masked_with_the_lowest_number_of_the_scores(half: bool) -> None:
+    [function] = (function for function in functions.stepping("fused", False, half) if function.name == "SelfAttention")
+    [node] = (node for node in function.node if node.op_type == "MultiHeadAttention")
+    [mask] = (attribute.f for attribute in node.attribute if attribute.name == "mask_filter_value")
+    assert mask == np.finfo(np.float16 if half else np.float32).min
+
+
+@every_body
+def test_fp16_caches_are_written_at_the_position_and_nowhere_else(bodies: Bodies) -> None:
+    for seed in range(5):
+        feeds = in_fp16(example("MaskedSelfAttention", seed))
+        outputs = attend("MaskedSelfAttention", bodies, 2, feeds)
+        for output, expected in zip(("keys", "values"), written(feeds), strict=True):
+            assert outputs[output].dtype == np.float16
+            assert np.array_equal(outputs[output], expected)
+        feeds = in_fp16(example("CrossAttention", seed))
+        outputs = attend("CrossAttention", bodies, 2, feeds)
+        for output, part in CACHES.items():
+            assert np.array_equal(outputs[output], feeds[part])
 
 
 @every_attention
@@ -343,9 +428,13 @@ def test_standard_bodies_run_outside_onnx_runtime(name: str, quantised: bool) ->
 def test_a_functions_bodies_share_one_signature(quantised: bool) -> None:
     signatures = [
         [(function.name, list(function.input), list(function.output), list(function.attribute)) for function in found]
-        for found in (functions.stepping("standard", quantised), functions.stepping("fused", quantised))
+        for found in (
+            functions.stepping("standard", quantised),
+            functions.stepping("fused", quantised),
+            *(functions.stepping(bodies, False, half=True) for bodies in BODIES if not quantised),
+        )
     ]
-    assert signatures[0] == signatures[1]
+    assert all(signature == signatures[0] for signature in signatures)
     assert [name for name, *_ in signatures[0]] == [*ATTENTION, "Linear", *(CACHE_LAYERS if quantised else ())]
 
 
@@ -401,6 +490,33 @@ def test_inspected_attention_shows_the_weights_and_scores_of_the_formula(name: s
         assert not outputs["weights"][~np.broadcast_to(feeds["visible"], weights.shape)].any()
 
 
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_is_inspected_in_fp32_in_an_fp16_bundle(name: str) -> None:
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        queries, keys = random.integers(1, 12, 2)
+        # Products beyond what fp16 holds.
+        feeds: Feeds = {
+            "query": (30 * random.standard_normal((3, queries, 512))).astype(np.float16),
+            "key": (30 * random.standard_normal((3, keys, 512))).astype(np.float16),
+            "value": random.standard_normal((3, keys, 512)).astype(np.float16),
+            "visible": random.random((3, 1, queries, keys)) < 0.5,
+        }
+        feeds["visible"][..., 0] = True
+        outputs = run(session(name, "fused", 1, inspected=True, half=True), feeds)
+        split = [by_head(feeds[part], 1) for part in ("query", "key", "value")]
+        output, weights, scores = attention(*split, feeds["visible"])
+        assert {part: array.dtype for part, array in outputs.items()} == {
+            "output": np.float16,
+            "weights": np.float32,
+            "scores": np.float32,
+        }
+        np.testing.assert_allclose(outputs["scores"], scores, rtol=1e-5, atol=1e-2)
+        np.testing.assert_allclose(outputs["weights"], weights, atol=5e-3)
+        np.testing.assert_allclose(outputs["output"], output, atol=2e-2)
+        np.testing.assert_allclose(outputs["weights"].sum(-1), 1, atol=1e-6)
+
+
 @every_body
 @pytest.mark.parametrize(("states", "unit"), [((3, 5, 16), (16,)), ((3, 2, 5, 8), (2, 1, 8))], ids=["whole", "by head"])
 def test_a_cache_holds_the_nearest_whole_number_of_units(
@@ -448,6 +564,11 @@ def test_linear_is_a_product_and_a_bias(bodies: Bodies) -> None:
     }
     expected = feeds["input"].astype(np.float64) @ feeds["weight"] + feeds["bias"]
     np.testing.assert_allclose(run(session("Linear", bodies), feeds)["output"], expected, atol=1e-5)
+    feeds = in_fp16(feeds)
+    exact = {part: array.astype(np.float64) for part, array in feeds.items()}
+    output = run(session("Linear", bodies, half=True), feeds)["output"]
+    assert output.dtype == np.float16
+    np.testing.assert_allclose(output, exact["input"] @ exact["weight"] + exact["bias"], rtol=1e-3, atol=1e-2)
 
 
 def quantised_linear(

@@ -94,21 +94,49 @@ def stored(bundle: Path) -> dict[tuple[int, int], list[onnx.TensorProto]]:
     return found
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
 def test_each_weight_is_stored_once(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, tied: bool, positions: str
+    make_checkpoint: Callable[..., Path], tmp_path: Path, tied: bool, positions: str, half: bool
 ) -> None:
     model = checkpoint.load(make_checkpoint(tied_embeddings=tied, positions=positions)).model
+    model = model.half() if half else model
     write_graphs(model, tmp_path, "fused")
     tables = [model.source_positions] if positions == "sinusoidal" else []
-    expected = sum(4 * tensor.numel() for tensor in [*model.parameters(), *tables])
+    expected = sum((2 if half else 4) * tensor.numel() for tensor in [*model.parameters(), *tables])
     places = sorted(stored(tmp_path))
     assert sum(length for _, length in places) == expected
     assert all(start + length <= after for (start, length), (after, _) in itertools.pairwise(places))
     size = (tmp_path / WEIGHTS).stat().st_size
     assert size == sum(places[-1])
     assert size - expected < ALIGNMENT * sum(length >= ALIGNMENT for _, length in places) + 64 * len(places)
+
+
+@pytest.mark.parametrize("attention", ["standard", "fused"])
+def test_an_fp16_bundle_holds_no_fp32_but_where_fp16_is_too_coarse(
+    bundle_of: Callable[[str, str], Path], small_checkpoint: Path, attention: str
+) -> None:
+    bundle, weights = bundle_of("fp16", attention), checkpoint.load(small_checkpoint).model.state_dict()
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+    for graph, model in graphs(bundle).items():
+        assert {tensor.data_type for tensor in model.graph.initializer} & floats == {onnx.TensorProto.FLOAT16}
+        values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+        fp32 = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+        assert (
+            fp32
+            == {
+                "encoder": {"memory"},
+                "decoder": {"log_softmax", "log_probabilities", "given_log_probability"},
+                "attention": {value.name for value in model.graph.output},
+            }[graph]
+        )
+    [logits] = (node for node in graphs(bundle)["decoder"].graph.node if node.op_type == "LogSoftmax")
+    [cast] = (node for node in graphs(bundle)["decoder"].graph.node if node.output[0] == logits.input[0])
+    assert (cast.op_type, cast.input[0]) == ("Cast", "projection")
+    model = onnx.load(bundle / "encoder.onnx")
+    [table] = (tensor for tensor in model.graph.initializer if tensor.name == "embedding.weight")
+    assert np.array_equal(onnx.numpy_helper.to_array(table), weights["source_embedding.weight"].half().numpy())
 
 
 def test_an_int8_bundle_stores_the_tied_table_once_as_int8(
@@ -307,7 +335,7 @@ KINDS = [
 
 @pytest.mark.parametrize(
     ("precision", "changes"),
-    [*itertools.product(["fp32"], KINDS), *itertools.product(["int8"], KINDS[:2])],
+    [*itertools.product(["fp32"], KINDS), *itertools.product(["fp16", "int8"], KINDS[:2])],
     ids=lambda part: part if isinstance(part, str) else "-".join(map(str, part.values())),
 )
 def test_every_kind_of_model_exports_and_passes_the_gate(

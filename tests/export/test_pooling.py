@@ -72,6 +72,14 @@ def test_a_pooling_changes_no_other_file(
     assert {name: file for name, file in pooled.items() if name != "pooling.onnx"} == plain
 
 
+def test_it_is_the_same_in_an_fp16_bundle(pooled_bundle: Path, pooled_checkpoint: Path, tmp_path: Path) -> None:
+    manifest = export(pooled_checkpoint, tmp_path / "bundle", "fp16")
+    expected = read_manifest(pooled_bundle)
+    assert manifest.files["pooling.onnx"] == expected.files["pooling.onnx"]
+    assert manifest.graphs[POOLING] == expected.graphs[POOLING]
+    assert {value.dtype for value in manifest.graphs[POOLING].outputs} == {"float32"}
+
+
 def test_its_attention_is_listed_and_cut_out(pooled_bundle: Path) -> None:
     *_, node = attention_nodes(pooled_bundle)
     assert (node.graph, node.name, node.function, node.heads) == (POOLING, NAME, "CrossAttention", 1)

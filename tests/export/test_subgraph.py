@@ -24,14 +24,20 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def normal(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+def normal(seed: int, *shape: int, dtype: type = np.float32) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def states_of(bundle: Path) -> tuple[type, float]:
+    """The type of a bundle's states, and how far what is computed of about 1 may be from the formula."""
+    return (np.float16, 3e-3) if read_manifest(bundle).precision == "fp16" else (np.float32, 5e-6)
 
 
 def caches(bundle: Path) -> tuple[dict[str, Array], dict[str, Array], tuple[Array, Array]]:
     """Caches as ``bundle`` has them, the units they are in, and what the two mean as numbers."""
-    if read_manifest(bundle).precision == "fp32":
-        floats = normal(3, 3, 2, 8, 8), normal(4, 3, 2, 8, 8)
+    if read_manifest(bundle).precision != "int8":
+        dtype, _ = states_of(bundle)
+        floats = normal(3, 3, 2, 8, 8, dtype=dtype), normal(4, 3, 2, 8, 8, dtype=dtype)
         return {"key_cache": floats[0], "value_cache": floats[1]}, {}, floats
     random = np.random.default_rng(3)
     found = {part: random.integers(-128, 128, (3, 2, 8, 8)).astype(np.int8) for part in ("key_cache", "value_cache")}
@@ -115,16 +121,19 @@ def test_encoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) 
     lengths = np.array([8, 3, 1], np.int32)
     visible = np.arange(8) < lengths[:, None]
     packing = {"lengths": lengths, "places": np.argwhere(visible), "spread": np.cumsum(visible).reshape(3, 8) - 1}
-    feeds = {part: normal(seed, 12, 16) for seed, part in enumerate(("query", "key", "value"))}
+    dtype, tolerance = states_of(each_bundle)
+    feeds = {part: normal(seed, 12, 16, dtype=dtype) for seed, part in enumerate(("query", "key", "value"))}
     found = run(cut_out(each_bundle, "encoder.0.self"), feeds | packing)
     padded = (by_head(states[packing["spread"]], 2) for states in feeds.values())
     expected = attention(*padded, visible[:, None, None])[0]
-    np.testing.assert_allclose(found["output"], expected[visible], atol=5e-6)
+    assert found["output"].dtype == dtype
+    np.testing.assert_allclose(found["output"], expected[visible], atol=tolerance)
 
 
 def test_decoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
     position = np.array([0, 7, 4], np.int32)
-    feeds = {part: normal(seed, 3, 1, 16) for seed, part in enumerate(("query", "key", "value"))}
+    dtype, tolerance = states_of(each_bundle)
+    feeds = {part: normal(seed, 3, 1, 16, dtype=dtype) for seed, part in enumerate(("query", "key", "value"))}
     cached, units, seen = caches(each_bundle)
     found = run(cut_out(each_bundle, "decoder.1.self"), feeds | cached | units | {"position": position})
     for part, numbers in zip(("key", "value"), seen, strict=True):
@@ -138,13 +147,15 @@ def test_decoder_self_attention_cut_out_computes_the_formula(each_bundle: Path) 
         assert found[f"{part}s"].dtype == cached[f"{part}_cache"].dtype
     visible = np.arange(8) <= position[:, None, None, None]
     expected = attention(by_head(feeds["query"], 2), *seen, visible)[0]
-    np.testing.assert_allclose(found["output"], expected, atol=5e-6)
+    assert found["output"].dtype == dtype
+    np.testing.assert_allclose(found["output"], expected, atol=tolerance)
 
 
 def test_cross_attention_cut_out_computes_the_formula(each_bundle: Path) -> None:
     lengths = np.array([8, 3, 1], np.int32)
     cached, units, seen = caches(each_bundle)
-    query, keys, values = normal(0, 3, 1, 16), cached["key_cache"], cached["value_cache"]
+    dtype, tolerance = states_of(each_bundle)
+    query, keys, values = normal(0, 3, 1, 16, dtype=dtype), cached["key_cache"], cached["value_cache"]
     last_key, last_value = (array[range(3), :, lengths - 1].reshape(3, 1, 16) for array in (keys, values))
     feeds = {"query": query, "last_key": last_key, "last_value": last_value, **cached, **units}
     found = run(cut_out(each_bundle, "decoder.1.cross"), feeds | {"lengths": lengths})
@@ -152,20 +163,25 @@ def test_cross_attention_cut_out_computes_the_formula(each_bundle: Path) -> None
         assert np.array_equal(found["keys"][row, :, :length], keys[row, :, :length])
         assert np.array_equal(found["values"][row, :, :length], values[row, :, :length])
     expected = attention(by_head(query, 2), *seen, np.arange(8) < lengths[:, None, None, None])[0]
-    np.testing.assert_allclose(found["output"], expected, atol=5e-6)
+    assert found["output"].dtype == dtype
+    np.testing.assert_allclose(found["output"], expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_node_of_the_attention_graph_cut_out_shows_weights_and_scores(each_bundle: Path, name: str) -> None:
     queries, keys = (5, 7) if name.endswith("cross") else (6, 6)
-    feeds = {"query": normal(0, 2, queries, 16), "key": normal(1, 2, keys, 16), "value": normal(2, 2, keys, 16)}
+    dtype, tolerance = states_of(each_bundle)
+    lengths = {"query": queries, "key": keys, "value": keys}
+    feeds = {part: normal(seed, 2, length, 16, dtype=dtype) for seed, (part, length) in enumerate(lengths.items())}
     visible = np.arange(keys) < np.array([keys, 3])[:, None, None, None]
     if name == "decoder.1.self":
         visible = np.tri(keys, dtype=bool)
     found = run(cut_out(each_bundle, name, "attention"), feeds | {"visible": visible})
     expected = attention(*(by_head(states, 2) for states in feeds.values()), visible)
     for part, values in zip(("output", "weights", "scores"), expected, strict=True):
-        np.testing.assert_allclose(found[part], values, atol=5e-6)
+        # Weights and scores are fp32 in every bundle.
+        assert found[part].dtype == (dtype if part == "output" else np.float32)
+        np.testing.assert_allclose(found[part], values, atol=tolerance if part == "output" else 5e-6)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +194,7 @@ def test_a_name_that_is_no_attention_is_a_key_error(
         cut_out(bundle_of("fp32", "fused"), name, graph)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_standard_node_cut_out_can_be_read_outside_onnx_runtime(
     bundle_of: Callable[[str, str], Path], precision: str, name: str

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from export.bundle import read_manifest
 from tests.service import dragoman
 
 
@@ -16,8 +17,12 @@ def test_lists_and_cuts_out_attention(tiny_bundle: Path, tmp_path: Path) -> None
 
 
 def test_exports_and_prints_what_the_gate_measured(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    done = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "fp32", "--attention", "standard")
+    done = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "fp16", "--attention", "standard")
     assert done.returncode == 0, done.stderr
-    assert "fp32, standard attention" in done.stdout.decode()
+    printed = " ".join(done.stdout.decode().split())
+    assert "ONNX Runtime against PyTorch, fp32: largest differences" in printed
+    assert "near-ties within 0.02" in printed
+    assert "fp16, standard attention" in printed
+    assert read_manifest(tmp_path / "bundle").precision == "fp16"
     refused = dragoman("export", tiny_checkpoint, tmp_path / "bundle", "--precision", "int4")
-    assert refused.stderr.decode() == "--precision is 'int4'; it takes fp32 or int8\n"
+    assert refused.stderr.decode() == "--precision is 'int4'; it takes fp32, fp16 or int8\n"

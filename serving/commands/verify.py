@@ -1,0 +1,74 @@
+"""``dragoman verify``: whether a bundle computes here what it means."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from serving.commands.console import errors, fail, require
+
+
+def verify(
+    bundle: Annotated[str, typer.Argument(help="A bundle: a folder, or one that ships.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The checkpoint it was exported from; then the whole gate of the export runs.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with; all cores unless given.")] = None,
+) -> None:
+    """Translate a bundle's probes, whose tokens are known, as a replica does before it is ready."""
+    from export.bundle import BundleError, locate, read_manifest
+    from serving.cores import cores
+    from serving.runtime.devices import DEVICES, runtime_on
+    from serving.runtime.selfcheck import SelfCheckError, prove
+    from serving.settings import Settings
+
+    if device not in DEVICES:
+        fail(f"--device is {device!r}; it takes {' or '.join(DEVICES)}")
+    folder = locate(bundle)
+    console = Console()
+    try:
+        manifest = read_manifest(folder)
+        if not manifest.probes:
+            fail(f"{bundle} has no probes: it was exported by an earlier version; export the checkpoint again")
+        with errors.status(f"translating the probes of {bundle}"):
+            runtime = runtime_on(device, folder, manifest, threads or cores())
+            proof = prove(runtime, runtime.batch(Settings.model_fields["rows"].get_default()), manifest.probes)
+    except (BundleError, SelfCheckError) as error:
+        fail(str(error))
+    probes = manifest.probes
+    table = Table("source tokens", "target tokens", "least lead", "mean log-probability")
+    for probe in probes.probes:
+        table.add_row(
+            str(len(probe.source)), str(len(probe.tokens)), f"{probe.lead:.2f}", f"{probe.mean_log_probability:.4f}"
+        )
+    console.print(table)
+    console.print(
+        f"{bundle} is right on this {device}: {proof.probes} probes, {proof.tokens} tokens alone, among up to "
+        f"{proof.rows} rows and in searches, in {proof.seconds:.1f} s"
+    )
+    console.print(
+        f"every step's best token leads by more than {probes.lead} nats; mean log-probabilities are within "
+        f"{probes.tolerance} of the manifest's; the longest has {probes.longest} tokens"
+    )
+    if checkpoint is not None:
+        _gate(folder, checkpoint, console)
+
+
+def _gate(folder: Path, name: str, console: Console) -> None:
+    require("torch", "export")
+    from export.bundle import BundleError
+    from export.exporter import check_again
+    from model.checkpoint import CheckpointError, locate
+    from serving.commands.gate import show
+
+    try:
+        with errors.status(f"comparing it with PyTorch and {name}"):
+            report = check_again(folder, locate(name))
+    except (CheckpointError, BundleError, OSError) as error:
+        fail(str(error))
+    show(report, console)
+    if not report.passed:
+        fail(f"the parity gate failed: {folder} does not compute what {name} computes")
