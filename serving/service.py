@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         return
     except (RuntimeError, OSError, RayError) as error:
-        raise StartError(f"no replica could start: {error}") from None
+        raise StartError(f"no replica could start: {_reason() or error}") from None
     finally:
         stop.interrupts = False
     ready()
@@ -85,3 +86,13 @@ def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
     deleting = threading.Thread(target=lambda: serve.delete(NAME), daemon=True)
     deleting.start()
     deleting.join(settings.timeout + LEAVING_SECONDS + 10)
+
+
+def _reason() -> str | None:
+    """What the replicas themselves failed with, if Serve knows: the last line of the traceback that it keeps."""
+    with contextlib.suppress(Exception):
+        for application in serve.status().applications.values():
+            for deployment in application.deployments.values():
+                if lines := deployment.message.strip().splitlines():
+                    return re.sub(r"^[\w.]+: ", "", lines[-1])
+    return None

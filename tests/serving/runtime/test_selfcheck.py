@@ -20,9 +20,9 @@ from serving.runtime.step_result import StepArrays
 from tests.serving.runtime.fake_device import FakeArray, FakeDevice, device_runtime
 
 
-@pytest.fixture(scope="module", params=["fused", "standard"])
+@pytest.fixture(scope="module", params=[("fp32", "fused"), ("fp32", "standard"), ("fp16", "fused")], ids="-".join)
 def bundle(request: pytest.FixtureRequest, lively_bundle: Callable[..., Path]) -> Path:
-    return lively_bundle("fp32", request.param)
+    return lively_bundle(*request.param)
 
 
 def probes_of(bundle: Path) -> Probes:

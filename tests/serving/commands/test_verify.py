@@ -1,0 +1,77 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.bundle import MANIFEST
+from tests.conftest import SMALL
+from tests.service import dragoman, free_port
+
+
+def changed(bundle: Path, folder: Path, change: Any) -> Path:
+    """A copy of ``bundle`` with another manifest."""
+    copy = Path(shutil.copytree(bundle, folder / "bundle"))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    change(manifest)
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    return copy
+
+
+def other_token(manifest: dict[str, Any]) -> None:
+    manifest["probes"]["probes"][1]["tokens"][0] += 1
+
+
+def test_a_right_bundle_is_said_to_be_right_with_its_probes(tiny_bundle: Path) -> None:
+    done = dragoman("verify", SMALL)
+    printed = " ".join(done.stdout.decode().split())
+    assert done.returncode == 0, done.stderr
+    assert f"{SMALL} is right on this cpu: 9 probes" in printed
+    assert "among up to 16 rows" in printed
+    assert "leads by more than 0.5 nats" in printed
+
+
+def test_a_checkpoint_brings_the_whole_gate(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    done = dragoman("verify", tiny_bundle, "--checkpoint", tiny_checkpoint)
+    assert done.returncode == 0, done.stderr
+    assert "ONNX Runtime against PyTorch, fp32" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint", SMALL], "exported from another checkpoint than"),
+        (["--checkpoint", "nowhere"], "checkpoint nowhere cannot be used"),
+        (["--device", "tpu"], "--device is 'tpu'; it takes cpu or cuda"),
+        (["--device", "cuda"], "no CUDAExecutionProvider"),
+    ],
+)
+def test_what_cannot_be_verified_is_said_without_a_traceback(
+    tiny_bundle: Path, options: list[str], message: str
+) -> None:
+    done = dragoman("verify", tiny_bundle, *options)
+    assert done.returncode == 1
+    assert message in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_bundle_that_gives_other_tokens_is_wrong(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = dragoman("verify", changed(tiny_bundle, tmp_path, other_token))
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("the probe ")
+    assert "gives other tokens" in done.stderr.decode()
+
+
+def test_a_bundle_without_probes_is_to_be_exported_again(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = dragoman("verify", changed(tiny_bundle, tmp_path, lambda manifest: manifest.update(probes=None)))
+    assert done.returncode == 1
+    assert "has no probes" in done.stderr.decode()
+
+
+def test_a_replica_that_cannot_prove_itself_does_not_become_ready(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = dragoman("serve", "--bundle", changed(tiny_bundle, tmp_path, other_token), "--port", free_port())
+    assert done.returncode == 1
+    *_, last = done.stderr.decode().strip().splitlines()
+    assert "gives other tokens" in last
+    assert "Traceback" not in done.stderr.decode()
