@@ -28,7 +28,8 @@ def show(report: ParityReport, console: Console) -> None:
     if report.near_tie is not None:
         console.print(
             f"at half of the tokens the best one's log-probability differs by no more than {report.best_error:.1e}; "
-            f"{report.tokens_differing} tokens differ, all at the {report.near_ties} near-ties within {report.near_tie}"
+            f"{report.tokens_differing} tokens differ, none outside the {report.near_ties} near-ties "
+            f"within {report.near_tie}"
         )
     if report.vector_error is not None:
         console.print(f"no number of a sentence vector differs by more than {report.vector_error:.1e}")
