@@ -1,12 +1,13 @@
 """Which sentences become a bundle's probes (`export.probes`): those whose tokens are the surest, and a long one."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.probes import PAST, TOLERANCES, Probe, Probes, Tolerance
+from export.probes import LAST, PAST, TOLERANCES, Probe, Probes, Tolerance
 from export.stepper import Stepper
 from model.corpus import pad
 from model.tokenizer import END, START
@@ -16,10 +17,10 @@ COUNT = 8
 """Short probes; there is a long one besides."""
 LONG = 136
 """Tokens of a long probe at most."""
-FEW = 4
+LEAST = 4
 """Tokens that a probe has at least, unless there are no others."""
-CLEARLY = 1.2
-"""Times the tolerance: a fault must change a probe's mean log-probability by more."""
+NOTICED = 1.2
+"""A fault is noticed if it changes a probe's mean log-probability by more than so many tolerances."""
 REPEATED = 16
 """The surest sentences, of which a long one is made."""
 SHORT = 24
@@ -32,34 +33,35 @@ class Run(NamedTuple):
 
     tokens: list[int]
     log_probabilities: list[float]
-    leads: list[float]
+    margins: list[float]
 
-    def sure(self, lead: float) -> int:
-        """How many tokens there are before the first whose lead is not more than ``lead``."""
-        return next((index for index, each in enumerate(self.leads) if each <= lead), len(self.leads))
+    def sure(self, margin: float) -> int:
+        """How many tokens there are before the first whose lead is not more than ``margin``."""
+        return next((index for index, each in enumerate(self.margins) if each <= margin), len(self.margins))
 
 
 def choose(stepper: Stepper, sources: Sequence[list[int]], precision: str, longest: int) -> Probes:
     """Probes out of ``sources`` (token ids), for a bundle whose targets have ``longest`` tokens at most."""
     tolerance = TOLERANCES[precision]
     limit = min(SHORT, longest)
-    few = [source for source in sources if len(source) <= limit]
-    probes = _probes(stepper, few, limit, tolerance)
+    probes = _probes(stepper, [source for source in sources if len(source) <= limit], limit, tolerance)
     noticed = {probe: _notices(stepper, probe, tolerance) for probe in probes}
 
     def order(probe: Probe) -> tuple[bool, int, bool, float]:
-        """What does not end at once comes first, for rows are to be full; then what notices most, what is whole."""
-        return len(probe.tokens) < FEW, -noticed[probe], probe.tokens[-1] != END, -probe.lead
+        """First what does not end at once, for rows are to be full; then what notices most; then what is whole."""
+        return len(probe.tokens) < LEAST, -noticed[probe], probe.tokens[-1] != END, -probe.margin
 
-    ranked = sorted((probe for probe in probes if noticed[probe]), key=order)
-    short = _various(ranked)
-    repeated = [_repeated(list(probe.source), longest) for probe in ranked[:REPEATED]]
+    ranked = sorted(probes, key=order)
+    short = _various([probe for probe in ranked if noticed[probe]])
+    parts = [list(probe.source) for probe in ranked[:REPEATED]]
+    pairs = [[*one[:-1], *other[1:]] for one, other in itertools.pairwise(parts) if one[0] == other[0]]
+    repeated = [_repeated(source, min(longest, LONG)) for source in parts + pairs]
     long = _probes(stepper, repeated, min(LONG, longest), tolerance)
-    # Of those that are long enough the one that says most, else the longest.
-    long.sort(key=lambda probe: (min(len(probe.tokens), PAST), len(set(probe.tokens)), probe.lead))
+    # Of those that are long enough the one of the most different tokens, else the longest.
+    long.sort(key=lambda probe: (min(len(probe.tokens), PAST), len(set(probe.tokens)), probe.margin))
     chosen = [*short, *long[-1:]]
     return Probes(
-        lead=tolerance.lead,
+        margin=tolerance.margin,
         tolerance=tolerance.mean_log_probability,
         longest=max((len(probe.tokens) for probe in chosen), default=0),
         probes=tuple(chosen),
@@ -78,13 +80,12 @@ def _various(ranked: Sequence[Probe]) -> list[Probe]:
     return turns[:COUNT]
 
 
-def _repeated(source: list[int], longest: int) -> list[int]:
-    """``source`` said again and again, until its translation is past `PAST` tokens or the model reads no more."""
+def _repeated(source: list[int], tokens: int) -> list[int]:
+    """``source`` said again and again, until there are so many ``tokens``."""
     first, *words, last = source
-    most = min(longest, LONG)
-    while len(words) + 2 < most:
+    while len(words) + 2 < tokens:
         words += source[1:-1] or [END]
-    return [first, *words[: most - 2], last]
+    return [first, *words[: tokens - 2], last]
 
 
 def _probes(stepper: Stepper, sources: Sequence[list[int]], limit: int, tolerance: Tolerance) -> list[Probe]:
@@ -93,7 +94,7 @@ def _probes(stepper: Stepper, sources: Sequence[list[int]], limit: int, toleranc
     for begin in range(0, len(sources), ROWS):
         part = sources[begin : begin + ROWS]
         for source, run in zip(part, _greedy(stepper, part, limit), strict=True):
-            if count := run.sure(tolerance.lead):
+            if count := run.sure(tolerance.margin):
                 probes.append(_probe(source, run, count))
     return probes
 
@@ -104,7 +105,7 @@ def _notices(stepper: Stepper, probe: Probe, tolerance: Tolerance) -> int:
     tokens = list(probe.tokens)
     for noticed, seen in enumerate((-1, 1)):
         [run] = _greedy(stepper, [list(probe.source)], len(tokens), seen, [tokens])
-        if abs(_mean(run, len(tokens)) - probe.mean_log_probability) < CLEARLY * tolerance.mean_log_probability:
+        if abs(_mean(run.log_probabilities) - probe.mean_log_probability) < NOTICED * tolerance.mean_log_probability:
             return noticed
     return 2
 
@@ -113,17 +114,18 @@ def _probe(source: list[int], run: Run, count: int) -> Probe:
     return Probe(
         source=tuple(source),
         tokens=tuple(run.tokens[:count]),
-        lead=_floor(min(run.leads[:count])),
-        mean_log_probability=round(_mean(run, count), 5),
+        margin=_floor(min(run.margins[:count])),
+        mean_log_probability=round(_mean(run.log_probabilities[:count]), 5),
+        last_log_probability=round(_mean(run.log_probabilities[:count][-LAST:]), 5),
     )
 
 
-def _mean(run: Run, count: int) -> float:
-    return float(np.mean(run.log_probabilities[:count]))
+def _mean(log_probabilities: Sequence[float]) -> float:
+    return float(np.mean(log_probabilities))
 
 
 def _floor(value: float) -> float:
-    """Two decimals: further ones differ between processors and must not reach a manifest."""
+    """Two decimals, rounded down."""
     return float(np.floor(value * 100) / 100)
 
 
@@ -152,7 +154,7 @@ def _greedy(
             chosen = first if given is None else given[row][position]
             runs[row].tokens.append(chosen)
             runs[row].log_probabilities.append(float(likely[row, chosen]))
-            runs[row].leads.append(float(likely[row, first] - likely[row, second]))
+            runs[row].margins.append(float(likely[row, first] - likely[row, second]))
             token[row] = chosen
             over[row] = chosen == END or (given is not None and position + 1 == len(given[row]))
         if over.all():

@@ -45,8 +45,8 @@ VECTOR_BOUND = 1e-5
 """Of a sentence vector's numbers, from the same memory: pooling is fp32 in every bundle."""
 EQUAL_SHARE_BOUND = {"fp32": 1.0, "fp16": 1.0, "int8": 0.97}
 """In fp16 a token counts as equal where it is exempt: another one of a near-tie (`export.agreement`)."""
-FP32_AGREEMENT_FLOOR = {"fp32": 1.0, "fp16": 0.97, "int8": 0.85}
-"""fp16 had 0.9985; what is exempt counts as differing here."""
+FP32_AGREEMENT_FLOOR = {"fp32": 1.0, "fp16": 0.9, "int8": 0.85}
+"""fp16 had 0.9985. What is exempt counts as differing here, so a model of many near-ties has less."""
 # The largest errors are those of single roundings and differ with the processor; a fault shows in the typical ones.
 LONG_BOUNDS = {
     "fp32": LongBounds(
@@ -62,7 +62,7 @@ LONG_BOUNDS = {
     "fp16": LongBounds(
         log_probability_error=0.15,  # 0.039
         typical_error=0.03,  # 0.0072
-        best_error=5e-3,  # 0.0011
+        best_error=2e-3,  # 0.0011
         cache_error=0.1,  # 0.023
         typical_cache_error=0.015,  # 0.0044
         memory_error=0.01,  # 0.0026

@@ -33,8 +33,8 @@ class _Figures(Collector):
         for kind, name, said, value in (
             (GaugeMetricFamily, "rows", "Hypotheses that can be decoded at one time", engine.rows),
             (GaugeMetricFamily, "rows_in_use", "Hypotheses being decoded", engine.rows_in_use),
-            (GaugeMetricFamily, "queue_tokens", "Tokens that may wait", engine.intake.queue_tokens),
-            (GaugeMetricFamily, "waiting_tokens", "Tokens of sentences not encoded yet", engine.intake.waiting_tokens),
+            (GaugeMetricFamily, "queue_tokens", "Tokens that may wait", engine.queue_tokens),
+            (GaugeMetricFamily, "waiting_tokens", "Tokens of sentences not encoded yet", engine.waiting_tokens),
             (CounterMetricFamily, "source_tokens", "Source tokens encoded", work.source_tokens),
             (
                 CounterMetricFamily,

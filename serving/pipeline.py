@@ -88,7 +88,7 @@ class Pipeline:
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
         runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus)
         batch = runtime.batch(settings.rows)
-        if self.manifest.probes:
+        if self.manifest.probes and self.manifest.probes.probes:
             prove(runtime, batch, self.manifest.probes)
         self.engine = Engine(runtime, batch, settings.encode_tokens, settings.queue_tokens, settings.request_rows)
 
@@ -273,7 +273,7 @@ class Pipeline:
             raise DeadlineExceeded(self.settings.timeout) from None
         finally:
             if not all(job.future.done() for job in jobs):
-                self.engine.intake.cancel(jobs)
+                self.engine.cancel(jobs)
 
     def pair(self, source: str | None, target: str | None) -> tuple[str, str]:
         """The model's first pair that fits what was asked for; Invalid when none does."""
@@ -325,7 +325,7 @@ class Pipeline:
             raise Invalid([("prefix", f"has {len(prefixes)} for {len(texts)} texts: give one a text, blank for none")])
         self._check("prefix", prefixes, blank=True)
         # What cannot fit in any case is refused before it is worked on: a full service must not be busy with refusing.
-        self.engine.intake.check_room(self._least(texts, options))
+        self.engine.check_room(self._least(texts, options))
         prefixes = prefixes or [""] * len(texts)
         return await unless_short(sum(map(len, texts)), lambda: self._cut(texts, target, options, prefixes))
 

@@ -49,6 +49,13 @@ def export(
     assert manifest.parity is not None
     console = Console()
     show(manifest.parity, console)
+    assert manifest.probes is not None
+    count, longest = len(manifest.probes.probes), manifest.probes.longest
+    console.print(
+        f"{count} probes, the longest of {longest} tokens"
+        if count
+        else f"no probes, for no sentence keeps the margin of {manifest.probes.margin} nats: a server proves nothing"
+    )
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     console.print(f"{bundle}: {manifest.name}, {precision}, {attention} attention, {size:.1f} MB")
 

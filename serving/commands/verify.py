@@ -20,6 +20,7 @@ def verify(
 ) -> None:
     """Translate a bundle's probes, whose tokens are known, as a replica does before it is ready."""
     from export.bundle import BundleError, locate, read_manifest
+    from export.probes import PAST
     from serving.cores import cores
     from serving.runtime.devices import DEVICES, runtime_on
     from serving.runtime.selfcheck import SelfCheckError, prove
@@ -31,18 +32,20 @@ def verify(
     console = Console()
     try:
         manifest = read_manifest(folder)
-        if not manifest.probes:
+        if manifest.probes is None:
             fail(f"{bundle} has no probes: it was exported by an earlier version; export the checkpoint again")
+        if not manifest.probes.probes:
+            fail(f"{bundle} has no probes: no sentence keeps the margin of {manifest.probes.margin} nats at any step")
         with errors.status(f"translating the probes of {bundle}"):
             runtime = runtime_on(device, folder, manifest, threads or cores())
             proof = prove(runtime, runtime.batch(Settings.model_fields["rows"].get_default()), manifest.probes)
     except (BundleError, SelfCheckError) as error:
         fail(str(error))
     probes = manifest.probes
-    table = Table("source tokens", "target tokens", "least lead", "mean log-probability")
+    table = Table("source tokens", "target tokens", "least margin", "mean log-probability")
     for probe in probes.probes:
         table.add_row(
-            str(len(probe.source)), str(len(probe.tokens)), f"{probe.lead:.2f}", f"{probe.mean_log_probability:.4f}"
+            str(len(probe.source)), str(len(probe.tokens)), f"{probe.margin:.2f}", f"{probe.mean_log_probability:.4f}"
         )
     console.print(table)
     console.print(
@@ -50,8 +53,9 @@ def verify(
         f"{proof.rows} rows and in searches, in {proof.seconds:.1f} s"
     )
     console.print(
-        f"every step's best token leads by more than {probes.lead} nats; mean log-probabilities are within "
+        f"every step's best token leads by more than {probes.margin} nats; mean log-probabilities are within "
         f"{probes.tolerance} of the manifest's; the longest has {probes.longest} tokens"
+        + ("" if probes.longest >= PAST else f": with this model none of {PAST} keeps the margin")
     )
     if checkpoint is not None:
         _gate(folder, checkpoint, console)

@@ -46,15 +46,14 @@ class Engine:
     def __init__(
         self, runtime: Runtime, batch: DecoderBatch, encode_tokens: int, queue_tokens: int, share: int
     ) -> None:
-        self.rows = batch.rows
+        self.rows, self.queue_tokens = batch.rows, queue_tokens
         self.work = Work()
         self.when_broken: Callable[[], None] = lambda: None
-        """Called by the engine's thread as the last it does, if an exception ends it."""
+        """Called at the end of the engine's thread, if an exception ends it."""
         self._runtime, self._batch = runtime, batch
         self._scheduler: Scheduler[Job] = Scheduler(batch.rows, encode_tokens, share)
-        self.intake: Intake[Job] = Intake(self._scheduler, queue_tokens)
+        self._intake: Intake[Job] = Intake(self._scheduler, queue_tokens)
         self._failure: BaseException | None = None
-        self._last_turn = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -68,51 +67,64 @@ class Engine:
                 raise ValueError(f"a job wants {job.rows} rows; there are {self.rows}")
             if misfit := job.misfit(self._runtime.manifest):
                 raise ValueError(f"a job does not fit the model: {misfit}")
-        self.intake.put(jobs)
+        self._intake.put(jobs)
+
+    def check_room(self, cost: int) -> None:
+        """QueueFull when a request of ``cost`` tokens or more would not fit the queue."""
+        self._intake.check_room(cost)
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Stop work on ``jobs`` within one step; nothing happens to those already done."""
+        self._intake.cancel(jobs)
 
     def stop(self) -> None:
         """Refuse new jobs, fail those not done with NotReady, end the thread."""
-        self.intake.close("the engine has stopped")
+        self._intake.close("the engine has stopped")
         self._thread.join()
 
     @property
+    def waiting_tokens(self) -> int:
+        """Tokens of jobs that have not been encoded yet."""
+        return self._intake.waiting_tokens
+
+    @property
     def rows_in_use(self) -> int:
-        """Of the `rows`: those being decoded."""
+        """Hypotheses being decoded, of `rows` at most."""
         return len(self._batch)
 
     @property
     def load(self) -> float:
         """Rows that are used or waited for, over all there are; what is only encoded counts for one."""
-        return self.intake.load / self.rows
+        return self._intake.load / self.rows
 
     def check_health(self, patience: float = 60.0) -> None:
         """RuntimeError when the thread is dead, or has work and took no turn for ``patience`` seconds."""
         if self._failure is not None or not self._thread.is_alive():
             raise RuntimeError(f"the engine's thread has ended: {self._failure}")
-        idle = time.monotonic() - self._last_turn
+        idle = time.monotonic() - self._intake.handed_over
         if len(self._scheduler) and idle > patience:
             raise RuntimeError(f"the engine has work and took no turn for {idle:.0f} s")
 
     def _run(self) -> None:
         try:
-            while not self.intake.closed:
+            while not self._intake.closed:
                 self._turn()
         except BaseException as failure:
             logger.exception("the engine's thread has ended")
             self._failure = failure
-            self.intake.close(f"the engine: {failure}")
-        for job in self.intake.clear():
+            self._intake.close(f"the engine: {failure}")
+        for job in self._intake.clear():
             job.fail(NotReady("the engine stopped before this was done"))
         if self._failure is not None:
             self.when_broken()
 
     def _turn(self) -> None:
-        while not self.intake.has_work and self._batch.tidy():
+        while not self._intake.has_work and self._batch.tidy():
             pass  # a little at a time: whoever comes meanwhile does not wait for all of it
-        someone_left = self.intake.hand_over()
-        if self.intake.closed:
+        someone_left = self._intake.hand_over()
+        if self._intake.closed:
             return
-        begin = self._last_turn = time.monotonic()
+        begin = time.monotonic()
         for job in self._scheduler.drop(begin, someone_left):
             job.give_up()
             self._release(job)

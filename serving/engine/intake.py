@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -20,9 +21,11 @@ class Intake(Generic[T]):
         self._scheduler = scheduler
         self._changed = threading.Condition()
         self._arriving: list[Sequence[T]] = []
-        """A list a request."""
+        """One list for each request."""
         self._tokens = self._load = 0
         """Of those arriving."""
+        self.handed_over = time.monotonic()
+        """When the scheduler was last given what had come."""
         self._someone_left = False
         self._closed: str | None = None
         """Why nothing is taken any more."""
@@ -82,6 +85,7 @@ class Intake(Generic[T]):
             self._changed.wait_for(lambda: self.has_work)
             # Asked before these are taken: who left while they arrived is found among them now, or said again. And
             # written only where it was True: one who leaves between the reading and the writing would be overlooked.
+            self.handed_over = time.monotonic()
             if left := self._someone_left:
                 self._someone_left = False
             for jobs in self._take():

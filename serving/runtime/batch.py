@@ -1,4 +1,4 @@
-"""The decoder batch: slots, the rows they are packed into, and the memory and the graph behind the rows."""
+"""The decoder batch: slots, the rows they are packed into, and the cache and the graph behind the rows."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -28,11 +28,14 @@ class CacheCopy(NamedTuple):
     """Of the source: the same; 0 where both rows have it."""
 
 
-class Memory(Protocol):
+class Cache(Protocol):
     """The keys and values of all rows, wherever they lie."""
 
     def store(self, row: int, encoded: EncodedBatch, index: int, length: int) -> None:
         """Put the source at ``index`` of ``encoded``, of ``length`` tokens, into ``row``."""
+
+    def forget(self, row: int) -> None:
+        """Nobody needs what is in ``row``; never fails."""
 
     def copy(self, copies: Sequence[CacheCopy]) -> None:
         """Make ``copies``, in any order or at once."""
@@ -48,13 +51,13 @@ class Memory(Protocol):
 
 
 class Decoder(Protocol):
-    """The decoder graph over a memory and a state."""
+    """The decoder graph over a cache and a state."""
 
     gives_log_softmax: bool
     """Whether a step can give the log-probabilities of all tokens; bundles written before cannot."""
 
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
-        """One step for the first ``rows`` rows, each at its own position; the memory is written in place.
+        """One step for the first ``rows`` rows, each at its own position; the cache is written in place.
 
         It finds the ``k`` likeliest tokens of each row; with ``whole`` also the log-probabilities of all tokens.
         """
@@ -63,20 +66,23 @@ class Decoder(Protocol):
 class RowBatch:
     """`serving.runtime.interface.DecoderBatch` in rows that are packed from 0 on."""
 
-    def __init__(self, state: RowState, memory: Memory, decoder: Decoder, vocabulary: int) -> None:
+    def __init__(self, state: RowState, cache: Cache, decoder: Decoder, vocabulary: int) -> None:
         self.rows = len(state.token)
-        self.prepared: Sequence[int] = ()
         self._rows = Rows()
-        self._state, self._memory, self._decoder, self._vocabulary = state, memory, decoder, vocabulary
+        self._state, self._cache, self._decoder, self._vocabulary = state, cache, decoder, vocabulary
+        self._released = False
+        """Whether slots have been freed since memory was last given back."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def admit(self, encoded: EncodedBatch, index: int, length: int, limit: int) -> Slot:
         """See `DecoderBatch`."""
+        if self._released:  # before somebody is placed there
+            self.tidy()
         slot = self._rows.place()
         try:
-            self._memory.store(slot.row, encoded, index, length)
+            self._cache.store(slot.row, encoded, index, length)
         except BaseException:
             self._rows.release([slot])
             raise
@@ -92,7 +98,7 @@ class RowBatch:
             if given is not None:
                 state.given[slot.row] = given
         arrays = self._decoder.step(rows, *self._tokens_to_find(asks))
-        self._memory.written(state.position[:rows] + 1)
+        self._cache.written(state.position[:rows] + 1)
         ended = state.advance(arrays.tokens[:, 0], arrays.log_probabilities[:, 0])
         return StepResult(arrays, [Written(self._rows.slots[row], *state.written(row)) for row in ended])
 
@@ -121,7 +127,7 @@ class RowBatch:
     def _copy(self, copies: Sequence[Copy]) -> None:
         if copies:
             position, lengths = self._state.position, self._state.lengths
-            self._memory.copy(
+            self._cache.copy(
                 [
                     CacheCopy(origin, row, int(position[origin]), int(lengths[origin]) if with_source else 0)
                     for origin, row, with_source in copies
@@ -131,10 +137,14 @@ class RowBatch:
 
     def release(self, slots: Sequence[Slot]) -> None:
         """See `DecoderBatch`."""
+        for slot in slots:
+            self._cache.forget(slot.row)
         self._rows.release(slots)
+        self._released = True
 
     def tidy(self) -> bool:
         """Give some memory back to the system; see `DecoderBatch`."""
-        unused = [row for row in self._memory.deep() if not self._rows.in_use(row)]
-        self._memory.give_back(unused)
+        self._released = False
+        unused = [row for row in self._cache.deep() if not self._rows.in_use(row)]
+        self._cache.give_back(unused)
         return bool(unused)

@@ -21,7 +21,7 @@ GIVEN_BACK_AT_ONCE = 4 << 20
 
 
 class KeyValueCache:
-    """The caches of the decoder graph by input name, of ``dtype`` float32 or int8.
+    """The caches of the decoder graph by input name, of ``dtype`` float32, float16 or int8.
 
     ========================  ==================================  ==================================
     ``self_key_0`` …          ``[rows, heads, capacity, d]``      keys and values of the target so far
@@ -75,6 +75,9 @@ class KeyValueCache:
         for name, values in encoded.caches.items():
             self.arrays[name][row, :, :length] = values[index, :, :length]
             self.arrays[name.replace("cross", "last")][row, 0] = values[index, :, length - 1].reshape(-1)
+
+    def forget(self, row: int) -> None:
+        """See `serving.runtime.batch.Cache`; what was there is harmless."""
 
     def copy(self, copies: Sequence[CacheCopy]) -> None:
         """Make ``copies``, none of which reads a row that another writes."""

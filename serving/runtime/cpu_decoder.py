@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from export.bundle import LOG_SOFTMAX, Manifest
 from export.ort import onnxruntime
+from serving.runtime.bindings import Bindings
 from serving.runtime.cache import KeyValueCache
 from serving.runtime.lanes import Lanes
 from serving.runtime.row_state import RowState
@@ -26,8 +27,6 @@ TRIED_POSITION = 24
 """Source tokens of each row, and target tokens written, in these trials."""
 TRIALS = 5
 """Times each is timed; the median counts."""
-MOST_BOUND = 128
-"""Bindings that are kept at one time, 30 KiB each; those used longest ago go first."""
 
 
 class CpuDecoder:
@@ -52,7 +51,7 @@ class CpuDecoder:
         self.strategy = ThreadingStrategy(lanes.count)
         self._log_softmax = np.empty((0, self._vocabulary), np.float32)
         """Room for the log-probabilities of all tokens, for as many rows as there may be; shared by all bindings."""
-        self._bound: dict[tuple[int, int, bool, Strategy], Bound] = {}
+        self._bindings: Bindings[Bound] = Bindings()
 
     def tune(self) -> None:
         """Time a step of several numbers of rows with each strategy; seconds for a large model.
@@ -61,7 +60,6 @@ class CpuDecoder:
         """
         if self._lanes.count == 1:
             return
-        kept = {name: array.copy() for name, array in self._state.inputs.items()}
         self._state.position[:] = self._state.lengths[:] = TRIED_POSITION
         for rows in (rows for rows in TRIED_ROWS if rows <= self._cache.rows):
             taken: dict[Strategy, list[float]] = {strategy: [] for strategy in self.strategy.possible(rows)}
@@ -71,33 +69,29 @@ class CpuDecoder:
                     seconds.append(self._timed(rows, 2, False, strategy)[1])
             # The first allocates.
             self.strategy.begin(rows, {name: statistics.median(seconds[1:]) for name, seconds in taken.items()})
-        self._bound.clear()
-        for name, array in self._state.inputs.items():
-            array[:] = kept[name]
+        self._bindings.clear()
+        self._state.position[:] = self._state.lengths[:] = 0
 
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         """See `serving.runtime.batch.Decoder`."""
-        strategy = self.strategy.choose(rows)
-        arrays, seconds = self._timed(rows, k, whole, strategy)
-        self.strategy.took(rows, strategy, seconds)
+        strategy = self.strategy.choose(rows, (k, whole))
+        arrays, seconds, fresh = self._timed(rows, k, whole, strategy)
+        # Where something was bound first, the graph allocates too.
+        self.strategy.took(rows, strategy, None if fresh else seconds, (k, whole))
         return arrays
 
-    def _timed(self, rows: int, k: int, whole: bool, strategy: Strategy) -> tuple[StepArrays, float]:
-        """Take a step, each lane its part; raises what went wrong with the first that did."""
-        # Binding costs about as much as a small step, and rows come and go: what was bound is kept.
+    def _timed(self, rows: int, k: int, whole: bool, strategy: Strategy) -> tuple[StepArrays, float, bool]:
+        """Take a step, each lane its part; returns its seconds too, and whether it was bound anew.
+
+        Raises what went wrong with the first lane that failed.
+        """
         key = rows, k, whole, strategy
-        bound = self._bound.pop(key, None)
-        if bound is None:
-            bound = self._bind(*key)
-            if len(self._bound) == MOST_BOUND:
-                del self._bound[next(iter(self._bound))]
-        self._bound[key] = bound
-        steps, arrays = bound
+        (steps, arrays), fresh = self._bindings.get(key, lambda: self._bind(*key))
         begin = time.perf_counter()
         for outcome in self._lanes(steps):
             if isinstance(outcome, Exception):
                 raise outcome
-        return arrays, time.perf_counter() - begin
+        return arrays, time.perf_counter() - begin, fresh
 
     def _bind(self, rows: int, k: int, whole: bool, strategy: Strategy) -> Bound:
         if whole and len(self._log_softmax) < self._cache.rows:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from export.bundle import LOG_SOFTMAX, Manifest
 from export.ort import onnxruntime
+from serving.runtime.bindings import Bindings
 from serving.runtime.device import Device, DeviceArray, FirstRows
-from serving.runtime.device_memory import DeviceMemory
+from serving.runtime.device_cache import DeviceCache
 from serving.runtime.row_state import RowState
 from serving.runtime.step_result import StepArrays
 
@@ -26,31 +27,28 @@ class Bound(NamedTuple):
 
 
 class DeviceDecoder:
-    """Steps over one memory and one state (`serving.runtime.batch.Decoder`)."""
+    """Steps over one cache and one state (`serving.runtime.batch.Decoder`)."""
 
     def __init__(
         self,
         device: Device,
         manifest: Manifest,
         session: onnxruntime.InferenceSession,
-        memory: DeviceMemory,
+        cache: DeviceCache,
         state: RowState,
     ) -> None:
         self._device, self._session = device, session
-        self._memory, self._state = memory, state
+        self._cache, self._state = cache, state
         self._vocabulary = manifest.model.vocabulary
         self.gives_log_softmax = any(spec.name == LOG_SOFTMAX for spec in manifest.graphs["decoder"].outputs)
         self._log_softmax: DeviceArray | None = None
         """Room for the log-probabilities of all tokens in all rows, shared by all that is bound."""
-        self._bound: dict[tuple[int, int, bool], Bound] = {}
+        self._bindings: Bindings[Bound] = Bindings()
 
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         """See `serving.runtime.batch.Decoder`."""
-        self._memory.settle()
-        key = rows, k, whole
-        if key not in self._bound:
-            self._bound[key] = self._bind(*key)
-        run, inputs, outputs = self._bound[key]
+        self._cache.settle()
+        (run, inputs, outputs), _ = self._bindings.get((rows, k, whole), lambda: self._bind(rows, k, whole))
         for name, array in inputs.items():
             self._device.upload(self._state.inputs[name][:rows], array)
         run()
@@ -69,12 +67,12 @@ class DeviceDecoder:
             "log_probabilities": device.zeros((rows, k), np.float32),
             "given_log_probability": device.zeros((rows,), np.float32),
         }
-        caches: dict[str, DeviceArray] = {name: FirstRows(array, rows) for name, array in self._memory.arrays.items()}
+        caches: dict[str, DeviceArray] = {name: FirstRows(array, rows) for name, array in self._cache.arrays.items()}
         written = {f"{name}_out": array for name, array in caches.items() if not name.startswith("last")}
         every: dict[str, DeviceArray] = {}
         if whole:
             if self._log_softmax is None:
-                self._log_softmax = device.zeros((self._memory.rows, self._vocabulary), np.float32)
+                self._log_softmax = device.zeros((self._cache.rows, self._vocabulary), np.float32)
             every[LOG_SOFTMAX] = FirstRows(self._log_softmax, rows)
         run = device.bind(self._session, inputs | caches, outputs | written | every, {"k": np.array([k])})
         return Bound(run, inputs, outputs)

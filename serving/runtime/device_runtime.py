@@ -15,8 +15,8 @@ from export.ort import onnxruntime
 from serving.runtime import whole_graphs
 from serving.runtime.batch import RowBatch
 from serving.runtime.device import Device, DeviceArray
+from serving.runtime.device_cache import DeviceCache
 from serving.runtime.device_decoder import DeviceDecoder
-from serving.runtime.device_memory import DeviceMemory
 from serving.runtime.encoded_batch import EncodedBatch
 from serving.runtime.padding import pad
 from serving.runtime.row_state import RowState
@@ -57,10 +57,9 @@ class DeviceRuntime:
 
     def __init__(self, folder: Path, manifest: Manifest, device: Device) -> None:
         if ADMIT not in manifest.graphs:
-            said = (
-                f"{manifest.precision} as it was exported is for the CPU; export it in fp16 or fp32 for other devices"
+            raise BundleError(
+                folder, ["it has no graphs for other devices than the CPU: export the checkpoint in fp16"]
             )
-            raise BundleError(folder, [said])
         self.manifest, self._device = manifest, device
         self._sessions = {name: device.session(folder / f"{name}.onnx") for name in (*GRAPHS, ADMIT, REORDER)}
         # A few small products, for one text at a time.
@@ -69,9 +68,9 @@ class DeviceRuntime:
     def batch(self, rows: int) -> RowBatch:
         """See `Runtime`."""
         state = RowState(rows, self.manifest.model.max_positions)
-        memory = DeviceMemory(self._device, self.manifest, self._sessions[ADMIT], self._sessions[REORDER], rows)
-        decoder = DeviceDecoder(self._device, self.manifest, self._sessions["decoder"], memory, state)
-        return RowBatch(state, memory, decoder, self.manifest.model.vocabulary)
+        cache = DeviceCache(self._device, self.manifest, self._sessions[ADMIT], self._sessions[REORDER], rows)
+        decoder = DeviceDecoder(self._device, self.manifest, self._sessions["decoder"], cache, state)
+        return RowBatch(state, cache, decoder, self.manifest.model.vocabulary)
 
     def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[DeviceEncodedBatch | Exception]:
         """See `Runtime`."""

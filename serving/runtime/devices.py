@@ -27,4 +27,6 @@ def check_device(folder: Path, manifest: Manifest, device: str) -> None:
 def runtime_on(device: str, folder: Path, manifest: Manifest, threads: int) -> Runtime:
     """A runtime for the checked bundle in ``folder``; BundleError when the ``device`` cannot run it."""
     check_device(folder, manifest, device)
+    if device != "cpu":
+        raise BundleError(folder, [f"this version does not compute on {device} yet"])
     return CpuRuntime(folder, manifest, threads)

@@ -22,8 +22,6 @@ class DecoderBatch(Protocol):
 
     rows: int
     """Slots at most."""
-    prepared: Sequence[int]
-    """Numbers of rows whose steps are made ready ahead."""
 
     def __len__(self) -> int:
         """Slots in use."""
@@ -45,7 +43,7 @@ class DecoderBatch(Protocol):
         """Free ``slots``. Never fails."""
 
     def tidy(self) -> bool:
-        """Use a short moment in which there is nothing to decode; whether another one would be of use."""
+        """Give some memory back that nobody needs, for as long as others can wait; whether there was any."""
 
 
 class Runtime(Protocol):

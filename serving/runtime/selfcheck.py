@@ -1,7 +1,7 @@
 """A replica proves itself: it translates the probes of its bundle, whose tokens are known, on its own hardware.
 
 They run alone, side by side at different positions in rows that move, and as searches that fork and come back. A cache
-that is not written, a row in a wrong place or an input of the step before then shows in tokens or in probabilities.
+that is not written, a row in a wrong place and a stale input all show in tokens or in probabilities.
 """
 
 import itertools
@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.probes import Probe, Probes
+from export.probes import LAST, Probe, Probes
+from serving.runtime.batch import SHARED_K
 from serving.runtime.encoded_batch import EncodedBatch
 from serving.runtime.interface import DecoderBatch, Runtime
 from serving.runtime.rows import Continuation, Slot
 from serving.runtime.step_result import Ask, Candidates
 
 TOGETHER = 16
-"""Probes that run side by side, where there are as many rows and no larger step is prepared ahead."""
+"""Probes that run side by side, where there are as many rows."""
 ENCODED = 4
 """Probes that go through the encoder together."""
 SHORT = 32
@@ -41,19 +42,15 @@ class Proof(NamedTuple):
 
 
 def prove(runtime: Runtime, batch: DecoderBatch, probes: Probes) -> Proof:
-    """Translate ``probes`` in ``batch``, which is not in use; SelfCheckError says which came out wrong."""
+    """Translate ``probes`` in ``batch``, which is not in use; SelfCheckError says in one line which came out wrong."""
     begin = time.monotonic()
     check = _Check(runtime, batch, probes.tolerance)
-    short = [probe for probe in probes.probes if len(probe.tokens) <= SHORT] or probes.probes
-    for probe in short:
-        check.side_by_side([probe], "alone")
-    rows = min(batch.rows, max([TOGETHER, *batch.prepared]))
-    # Those that end at once would not be there when all have begun.
-    lasting = [probe for probe in probes.probes if len(probe.tokens) > 2] or probes.probes
-    check.side_by_side(list(itertools.islice(itertools.cycle(lasting), rows)), f"among {rows}")
-    if batch.rows > 1:
-        for probe in short:
-            check.forked(probe)
+    try:
+        check.everything(probes.probes)
+    except SelfCheckError:
+        raise
+    except Exception as error:
+        raise SelfCheckError(f"the probes could not be translated: {str(error).splitlines()[0]}") from error
     return Proof(len(probes.probes), check.tokens, check.rows, time.monotonic() - begin)
 
 
@@ -63,6 +60,23 @@ class _Check:
     def __init__(self, runtime: Runtime, batch: DecoderBatch, tolerance: float) -> None:
         self._runtime, self._batch, self._tolerance = runtime, batch, tolerance
         self.tokens = self.rows = 0
+
+    def everything(self, probes: Sequence[Probe]) -> None:
+        """Run ``probes`` alone, side by side and as searches."""
+        short = [probe for probe in probes if len(probe.tokens) <= SHORT] or probes
+        for probe in short:
+            self.side_by_side([probe], "alone")
+        rows = min(self._batch.rows, TOGETHER)
+        # Those that end at once would not be there when all have begun. The long ones come first.
+        lasting = [probe for probe in probes if len(probe.tokens) > 2] or list(probes)
+        lasting.sort(key=lambda probe: -len(probe.tokens))
+        crowd = list(itertools.islice(itertools.cycle(lasting), max(rows, len(lasting))))
+        for first in range(0, len(crowd), rows):
+            self.side_by_side(crowd[first : first + rows], f"among {rows}")
+        if self._batch.rows > 1:
+            for number, probe in enumerate(short):
+                # Who wants more than the step finds for all chooses from all tokens.
+                self.forked(probe, 2 if number % 2 else SHARED_K + 1)
 
     def side_by_side(self, probes: Sequence[Probe], how: str) -> None:
         """Greedy search for all of ``probes``: half of them begin a step later than the others."""
@@ -78,24 +92,27 @@ class _Check:
                 self._compare(running.pop(slot), tokens, log_probabilities, how)
                 self._batch.release([slot])
 
-    def forked(self, probe: Probe) -> None:
-        """A search of two hypotheses: after every other step the second goes astray, and after the next it comes back.
+    def forked(self, probe: Probe, k: int) -> None:
+        """A search of two hypotheses: after every other step one goes astray, and after the next it comes back.
 
-        It then goes on in a row that held something else, with what is copied from the first.
+        It then goes on in a row that held something else, with what is copied from the other. They take turns in it.
         """
         [(_, encoded, index)] = self._encoded([probe])
         slots = [self._batch.admit(encoded, index, len(probe.source), 0)]
         written: tuple[list[Candidates], list[Candidates]] = ([], [])
-        astray = False
+        right, astray = 0, False
         for expected in probe.tokens:
-            asks = [Ask(slot, 2, expected) for slot in slots]
+            asks = [Ask(slot, k, expected) for slot in slots]
             step = self._batch.step(asks)
-            first, second = step.candidates(asks[0]), step.candidates(asks[-1])
-            written[0].append(first)
-            written[1].append(first if astray else second)
+            first = step.candidates(asks[right])
+            written[right].append(first)
+            written[1 - right].append(first if astray else step.candidates(asks[-1 - right]))
+            tokens, parents = [first.tokens[0]] * 2, [right] * 2
             astray = not astray
-            tokens = [first.tokens[0], first.tokens[1 if astray else 0]]
-            [slots] = self._batch.reorder([Continuation(slots, [0, 0], tokens)])
+            if astray:
+                right = 1 - right if len(slots) > 1 else 0
+                tokens[1 - right] = first.tokens[1]
+            [slots] = self._batch.reorder([Continuation(slots, parents, tokens)])
         self._batch.release(slots)
         for candidates in written:
             best = [(step.tokens[0], step.log_probabilities[0]) for step in candidates]
@@ -117,13 +134,14 @@ class _Check:
         self.tokens += len(tokens)
         if tuple(tokens) != probe.tokens:
             raise SelfCheckError(f"{_named(probe)} {how} gives other tokens: {_named_tokens(tokens)}")
-        mean = float(np.mean(log_probabilities))
-        # NaN is not within.
-        if not abs(mean - probe.mean_log_probability) <= self._tolerance:
-            raise SelfCheckError(
-                f"{_named(probe)} {how} has a mean log-probability of {mean:.4f}; "
-                f"it should be within {self._tolerance} of {probe.mean_log_probability:.4f}"
-            )
+        for part, expected in ((None, probe.mean_log_probability), (-LAST, probe.last_log_probability)):
+            mean = float(np.mean(log_probabilities[part:]))
+            # NaN is not within.
+            if not abs(mean - expected) <= self._tolerance:
+                raise SelfCheckError(
+                    f"{_named(probe)} {how} has a mean log-probability of {mean:.4f}{' at its end' if part else ''}; "
+                    f"it should be within {self._tolerance} of {expected:.4f}"
+                )
 
 
 def _named(probe: Probe) -> str:

@@ -7,15 +7,15 @@ changes while a service runs. No row's numbers depend on it, so a step can be sp
 import statistics
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Strategy = Literal["single", "shared", "lanes"]
 """single: the calling thread alone. shared: all threads divide each product among them and meet after every node.
 lanes: each thread takes rows of its own through the whole graph, so that they meet once."""
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Numbers of rows from which on another choice is made: within one, steps take about as long."""
+"""Numbers of rows: from each on to the next one, one choice holds."""
 REMEMBERED = 5
 """Trials of a strategy that count; the median of them does."""
 BETTER = 0.97
@@ -26,7 +26,7 @@ MOST_OFTEN, LEAST_OFTEN = 16, 400
 """Steps between two trials of a strategy: as often as `TRIAL_COST` allows, and within these."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Bucket:
     """The choice for some numbers of rows."""
 
@@ -39,22 +39,30 @@ class Bucket:
     """The number of steps from which on another strategy may be tried again."""
 
 
+class Step(NamedTuple):
+    """A step that has been taken."""
+
+    bucket: Bucket
+    strategy: Strategy
+    kind: Hashable
+    seconds: float | None
+
+
 class ThreadingStrategy:
     """Chooses for every step, and learns from how long it took."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._buckets = {least: Bucket("single") for least in BUCKETS}
-        self._last: tuple[Bucket, Strategy, float] | None = None
-        """The step before, if its bucket is known."""
-        self._trial: tuple[Bucket, Strategy, float, float] | None = None
-        """A trial whose next step is still to come: bucket, strategy, seconds, and those of the step before."""
+        self._last: Step | None = None
+        self._trial: tuple[Step, float] | None = None
+        """A trial whose next step is still to come, and the seconds of the step before it."""
 
     def possible(self, rows: int) -> list[Strategy]:
         """The strategies for a step of ``rows`` rows."""
         if self._threads == 1:
             return ["single"]
-        return ["single", "shared", "lanes"] if rows >= self._threads else ["single", "shared"]
+        return ["single", "shared", "lanes"] if self._least(rows) >= self._threads else ["single", "shared"]
 
     def begin(self, rows: int, seconds: Mapping[Strategy, float]) -> None:
         """Choose for ``rows`` and more by the ``seconds`` that a step took with each strategy."""
@@ -65,34 +73,42 @@ class ThreadingStrategy:
                 if strategy != fastest:
                     self._remember(bucket, strategy, taken / seconds[fastest])
 
-    def choose(self, rows: int) -> Strategy:
-        """The strategy for the next step, of ``rows`` rows."""
-        bucket = self._bucket(rows)
-        if self._last and self._last[0] is bucket and self._last[1] == bucket.chosen and not self._trial:
+    def choose(self, rows: int, kind: Hashable = None) -> Strategy:
+        """The strategy for the next step, of ``rows`` rows. Only steps of one ``kind`` can be compared."""
+        bucket, last = self._bucket(rows), self._last
+        if last and (last.bucket, last.strategy, last.kind) == (bucket, bucket.chosen, kind) and last.seconds:
             for strategy in self.possible(rows):
                 if strategy != bucket.chosen and bucket.steps >= bucket.due.get(strategy, 0):
+                    # Or one that never gets a step after it to compare with would be tried at every other step.
+                    bucket.due[strategy] = bucket.steps + MOST_OFTEN
                     return strategy
         return bucket.chosen
 
-    def took(self, rows: int, strategy: Strategy, seconds: float) -> None:
-        """Learn that a step of ``rows`` rows took ``seconds`` with ``strategy``."""
-        bucket = self._bucket(rows)
-        bucket.steps += 1
-        trial, self._trial = self._trial, None
-        if strategy == bucket.chosen:
-            if trial and trial[0] is bucket:
-                _, tried, taken, before = trial
-                self._remember(bucket, tried, 2 * taken / (before + seconds))
-        elif self._last and self._last[0] is bucket:
-            self._trial = bucket, strategy, seconds, self._last[2]
-        self._last = bucket, strategy, seconds
+    def took(self, rows: int, strategy: Strategy, seconds: float | None, kind: Hashable = None) -> None:
+        """Learn that a step took ``seconds`` with ``strategy``; None where that says nothing."""
+        step = Step(self._bucket(rows), strategy, kind, seconds)
+        step.bucket.steps += 1
+        last, trial = self._last, self._trial
+        self._last, self._trial = step, None
+        if strategy != step.bucket.chosen:
+            if seconds and last and last.seconds and (last.bucket, last.kind) == (step.bucket, kind):
+                self._trial = step, last.seconds
+        elif seconds and trial and (trial[0].bucket, trial[0].kind) == (step.bucket, kind):
+            tried, before = trial
+            assert tried.seconds
+            self._remember(step.bucket, tried.strategy, 2 * tried.seconds / (before + seconds))
 
     def chosen(self, rows: int) -> Strategy:
         """What is thought fastest for ``rows``."""
         return self._bucket(rows).chosen
 
+    @staticmethod
+    def _least(rows: int) -> int:
+        """The fewest rows that are chosen for as ``rows`` are."""
+        return BUCKETS[bisect_right(BUCKETS, rows) - 1]
+
     def _bucket(self, rows: int) -> Bucket:
-        return self._buckets[BUCKETS[bisect_right(BUCKETS, rows) - 1]]
+        return self._buckets[self._least(rows)]
 
     def _remember(self, bucket: Bucket, strategy: Strategy, ratio: float) -> None:
         trials = bucket.trials.setdefault(strategy, deque(maxlen=REMEMBERED))

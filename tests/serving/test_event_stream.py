@@ -121,7 +121,7 @@ def test_a_client_that_goes_away_frees_its_row_within_a_step(slow_api: Api, stre
     wait_until(lambda: slow_api.running == 0)
     # One is under way, and the next may begin before word has come.
     assert slow_api.steps - steps <= 2
-    assert slow_api.pipeline.engine.intake.waiting_tokens == 0
+    assert slow_api.pipeline.engine.waiting_tokens == 0
     assert post(slow_api, text="Hi.", max_tokens=2).status == 200
     assert slow_api.steps - steps <= 4
 
@@ -132,9 +132,9 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(slow_api: Api) 
         wait_until(lambda: slow_api.running == 1)
         for stream in (True, False):
             with connection(slow_api, text=TEXT, stream=stream):
-                wait_until(lambda: engine.intake.waiting_tokens > 0)
+                wait_until(lambda: engine.waiting_tokens > 0)
             steps = slow_api.steps
-            wait_until(lambda: engine.intake.waiting_tokens == 0)
+            wait_until(lambda: engine.waiting_tokens == 0)
             assert slow_api.steps - steps <= 2
 
 

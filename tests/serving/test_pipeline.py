@@ -228,7 +228,7 @@ def test_what_cannot_fit_the_queue_is_refused_before_it_is_read(
     try:
         pipeline.engine.submit(greedy([[9] * 50] * 10, 50))
         held.next()
-        assert pipeline.engine.intake.waiting_tokens == 900
+        assert pipeline.engine.waiting_tokens == 900
         monkeypatch.setattr(pipeline.tokenizer, "sources", None)
         with pytest.raises(QueueFull):
             translated(pipeline, ["Hello there. " * 200])
@@ -382,7 +382,7 @@ def test_a_fault_of_the_tokenizer_ends_one_request(
 
     try:
         asyncio.run(run())
-        assert pipeline.engine.load == pipeline.engine.intake.waiting_tokens == 0
+        assert pipeline.engine.load == pipeline.engine.waiting_tokens == 0
     finally:
         pipeline.close()
 

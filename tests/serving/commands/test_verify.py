@@ -3,9 +3,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
-from export.bundle import MANIFEST
+from export.bundle import MANIFEST, digest
 from tests.conftest import SMALL
 from tests.service import dragoman, free_port
 
@@ -61,6 +62,27 @@ def test_a_bundle_that_gives_other_tokens_is_wrong(tiny_bundle: Path, tmp_path: 
     assert done.returncode == 1
     assert done.stderr.decode().startswith("the probe ")
     assert "gives other tokens" in done.stderr.decode()
+
+
+def test_a_graph_that_computes_something_else_is_wrong(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Though its files are what its manifest says."""
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    graph = onnx.load(copy / "decoder.onnx", load_external_data=False)
+    node = next(node for node in graph.graph.node if node.name == "decoder.0.self")
+    node.input[0], node.input[2] = node.input[2], node.input[0]
+    (copy / "decoder.onnx").write_bytes(graph.SerializeToString())
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"]["decoder.onnx"] = digest(copy / "decoder.onnx").model_dump()
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    done = dragoman("verify", copy)
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("the probe ")
+
+
+def test_a_bundle_whose_model_has_no_probe_is_not_said_to_be_right(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = dragoman("verify", changed(tiny_bundle, tmp_path, lambda manifest: manifest["probes"].update(probes=[])))
+    assert done.returncode == 1
+    assert "no sentence keeps the margin" in done.stderr.decode()
 
 
 def test_a_bundle_without_probes_is_to_be_exported_again(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class Held:
         self.next()
         stopping = threading.Thread(target=self._engine.stop)
         stopping.start()
-        while not self._engine.intake.closed:
+        while not self._engine._intake.closed:
             time.sleep(0.001)
         self.release()
         stopping.join()

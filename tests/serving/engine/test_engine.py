@@ -315,7 +315,7 @@ def test_what_needs_no_row_waits_no_longer_and_who_leaves_meanwhile_is_not_encod
     for job in (vectors, attended, left, late):
         engine.submit([job])
     time.sleep(0.06)
-    engine.intake.cancel([left])
+    engine.cancel([left])
     encoded = engine.work.source_tokens
     held.let_go()
     held.next()
@@ -337,7 +337,7 @@ def test_who_leaves_in_the_moment_of_arriving_is_given_up_within_a_step(
     engine = make(rows=8)
     held = Held(engine)
     stays, leaves = (translation(source, Decoding(30, min_tokens=30), soon()) for source in sources[:2])
-    hand_over, came = engine.intake.hand_over, []
+    hand_over, came = engine._intake.hand_over, []
 
     def handed_over() -> bool:
         """After a turn's arrivals are taken, and before the turn, somebody comes and goes."""
@@ -345,10 +345,10 @@ def test_who_leaves_in_the_moment_of_arriving_is_given_up_within_a_step(
         if stays.encoded and not came:
             came.append(True)
             engine.submit([leaves])
-            engine.intake.cancel([leaves])
+            engine.cancel([leaves])
         return someone_left
 
-    engine.intake.hand_over = handed_over  # type: ignore[method-assign]
+    engine._intake.hand_over = handed_over  # type: ignore[method-assign]
     engine.submit([stays])
     held.let_go(2)
     held.next()
@@ -411,7 +411,7 @@ def test_the_load_is_what_is_decoded_and_what_waits_wherever_it_waits(
     held.let_go()
     held.next()
     assert engine.load == 11 / 4
-    engine.intake.cancel(late)
+    engine.cancel(late)
     held.let_go()
     held.next()
     assert engine.load == 7 / 4
@@ -460,7 +460,7 @@ def test_a_cancelled_job_frees_its_rows_within_one_step(
     held.let_go(3)
     assert held.next() == 17
     # In the middle of a step, the first and one in the midst, a beam and a single one.
-    engine.intake.cancel([jobs[0], jobs[3]])
+    engine.cancel([jobs[0], jobs[3]])
     held.let_go()
     assert held.next() == 12
     assert jobs[0].future.cancelled()
@@ -473,7 +473,7 @@ def test_a_cancelled_job_frees_its_rows_within_one_step(
     assert held.next() == 13
     held.let_go()
     assert held.next() == 17
-    engine.intake.cancel(jobs)
+    engine.cancel(jobs)
     held.let_go()
     held.next()
     assert [job.slots for job in jobs] == [[]] * 6
@@ -494,7 +494,7 @@ def test_those_who_stay_do_not_notice_who_leaves(
         leaving = choices.sample(jobs, 10)
         for job in leaving:
             held.let_go(choices.randint(1, 3))
-            engine.intake.cancel([job])
+            engine.cancel([job])
         held.release()
         for source, decoding, job in zip(sources, decodings, jobs, strict=False):
             if job not in leaving:
@@ -513,11 +513,11 @@ def test_cancelling_what_waits_or_is_done_or_unknown_is_no_matter(
     first, second, third = jobs = greedy(sources[:3], 2)
     engine.submit(jobs)
     held.next()
-    engine.intake.cancel([second])
+    engine.cancel([second])
     held.release()
     assert third.future.result(timeout=60)
     assert second.future.cancelled()
-    engine.intake.cancel([first, third, *greedy(sources[:1])])
+    engine.cancel([first, third, *greedy(sources[:1])])
     assert first.future.result().hypotheses
 
 
@@ -531,7 +531,7 @@ def test_a_future_that_its_owner_cancelled_is_left_alone(make: Callable[..., Eng
     for job in jobs:
         assert job.future.cancel()
     engine.submit(jobs[2:])
-    engine.intake.cancel(jobs[3:])
+    engine.cancel(jobs[3:])
     held.release()
     assert run(engine, greedy(sources[4:5]))
     engine.check_health()
@@ -576,7 +576,7 @@ def test_a_job_that_ends_in_the_step_in_which_it_is_cancelled_or_late_has_its_re
     late = translation(sources[1], Decoding(1), time.monotonic() + 0.5)
     engine.submit([cancelled, late])
     held.next()
-    engine.intake.cancel([cancelled])
+    engine.cancel([cancelled])
     time.sleep(max(0.0, late.deadline - time.monotonic()))
     held.release()
     assert cancelled.future.result(timeout=60).hypotheses
@@ -668,7 +668,7 @@ def test_a_listener_that_leaves_hears_no_more_and_one_whose_loop_is_closed_harms
     engine.submit(jobs)
     held.let_go(3)
     held.next()
-    engine.intake.cancel(jobs[:1])
+    engine.cancel(jobs[:1])
     held.release()
     assert jobs[1].future.result(timeout=60)
     assert jobs[2].future.result(timeout=60)
@@ -694,10 +694,10 @@ def test_a_request_past_the_queue_limit_is_refused_whole_and_told_when_to_return
         engine.submit(late)
     assert refused.value.retry_after >= 1
     assert refused.value.headers["Retry-After"] == str(refused.value.retry_after)
-    engine.intake.cancel(many)
+    engine.cancel(many)
     held.release()
     deadline = time.monotonic() + 30
-    while engine.intake.waiting_tokens and time.monotonic() < deadline:
+    while engine.waiting_tokens and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [len(each.hypotheses[0].tokens) > 0 for each in run(engine, late)] == [True] * 5
 
@@ -710,7 +710,7 @@ def test_a_job_wider_than_the_engine_is_refused_with_all_that_came_with_it(
     jobs = [*greedy(sources[:1]), translation(sources[0], Decoding(5, beam_size=5), soon())]
     with pytest.raises(ValueError, match="a job wants 5 rows; there are 4"):
         engine.submit(jobs)
-    assert engine.intake.waiting_tokens == 0
+    assert engine.waiting_tokens == 0
     assert not jobs[0].future.done()
     [found] = run(engine, [translation(sources[0], Decoding(5, beam_size=4), soon())])
     assert found.hypotheses
@@ -776,8 +776,8 @@ def test_an_engine_whose_cache_breaks_leaves_nobody_waiting(
     last = translation(max(sources, key=len), Decoding(20, min_tokens=20), soon())
     engine.submit([*jobs, cancelled, late, last])
     held.next()
-    engine.intake.cancel([cancelled])
-    monkeypatch.setattr(engine._batch._memory, part, broken)
+    engine.cancel([cancelled])
+    monkeypatch.setattr(engine._batch._cache, part, broken)
     time.sleep(max(0.0, late.deadline - time.monotonic()))
     engine.submit(more := greedy(sources[5:7]))
     held.release()

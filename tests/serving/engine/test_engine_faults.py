@@ -80,7 +80,7 @@ class Deaf:
 
 def poisoned(stage: str, engine: Engine, source: list[int], patch: pytest.MonkeyPatch) -> Job:
     """A job that fails in ``stage``; the engine is told by its source."""
-    runtime, memory = engine._runtime, engine._batch._memory
+    runtime, memory = engine._runtime, engine._batch._cache
     beam, sampled = Decoding(9, min_tokens=9, beam_size=3), Decoding(9, min_tokens=9, sampling=Sampling())
     if stage == "encode":
         encode = runtime._encode
@@ -150,7 +150,7 @@ def test_a_fault_in_one_job_is_no_matter_to_the_others(
     assert outcome(found) == alone
     engine.check_health()
     wait_until(lambda: engine.rows_in_use == 0)
-    assert engine.load == engine.intake.waiting_tokens == 0
+    assert engine.load == engine.waiting_tokens == 0
     assert outcome(run(engine, others())) == alone, "what is left of it harms those who come after it"
 
 
@@ -212,7 +212,7 @@ def test_an_engine_that_breaks_says_so_after_everybody_has_been_told(
     assert ended.wait(10)
     assert seen == [True] * 5
     assert all(isinstance(job.future.exception(), NotReady) for job in jobs)
-    assert (engine.intake.waiting_tokens, engine.load) == (0, 0)
+    assert (engine.waiting_tokens, engine.load) == (0, 0)
 
 
 def test_an_engine_that_is_stopped_is_not_broken(bundle: Path) -> None:
@@ -232,7 +232,7 @@ def test_what_waits_is_counted_once_while_it_moves_from_queue_to_queue(
 
     def between(arrived: Any) -> None:
         add(arrived)
-        asking = threading.Thread(target=lambda: found.append((engine.intake.waiting_tokens, engine.load)))
+        asking = threading.Thread(target=lambda: found.append((engine.waiting_tokens, engine.load)))
         asking.start()
         asking.join(0.2)
 

@@ -92,8 +92,8 @@ def together(engine: Engine, asked: Sequence[Request], seed: int) -> list[Any]:
         engine.submit(coming)
         time.sleep(choices.choice([0, 0.001, 0.01]))
         if doomed and choices.random() < 0.7:
-            engine.intake.cancel([doomed.pop(choices.randrange(len(doomed)))])
-    engine.intake.cancel(doomed)
+            engine.cancel([doomed.pop(choices.randrange(len(doomed)))])
+    engine.cancel(doomed)
     return [outcome(job) for job in jobs]
 
 

@@ -25,7 +25,7 @@ def engine(lively_bundle: Callable[[Precision], Path]) -> Iterator[Engine]:
 
 
 def memory_of(engine: Engine) -> Any:
-    return engine._batch._memory  # type: ignore[attr-defined]
+    return engine._batch._cache  # type: ignore[attr-defined]
 
 
 def test_rows_that_were_long_give_their_memory_back_when_they_are_done(engine: Engine) -> None:

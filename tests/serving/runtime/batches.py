@@ -37,7 +37,7 @@ def write(batch: RowBatch, rows: int, steps: int) -> list[list[float]]:
     return written
 
 
-def decoder_of(batch: RowBatch, strategy: Callable[[int], Strategy] | None = None) -> CpuDecoder:
+def decoder_of(batch: RowBatch, strategy: Callable[..., Strategy] | None = None) -> CpuDecoder:
     """The decoder of ``batch``, whose strategy becomes the one that ``strategy`` names for so many rows."""
     decoder = batch._decoder
     assert isinstance(decoder, CpuDecoder)

@@ -48,7 +48,8 @@ class FakeDevice:
     """`serving.runtime.device.Device` in the host's memory, which notices what would fail, or go wrong, on a real one."""
 
     def __init__(self) -> None:
-        self.uploads = self.downloads = self.runs = 0
+        self.runs = self.moved = 0
+        """Graphs run, and bytes copied to the device or back."""
 
     def zeros(self, shape: Shape, dtype: Any) -> FakeArray:
         return FakeArray(np.zeros(shape, dtype))
@@ -58,12 +59,13 @@ class FakeDevice:
             raise HostAccess("what is uploaded is no array of the host")
         target = self._of(array)
         assert (values.shape, values.dtype) == (target.shape, target.dtype)
-        self.uploads += 1
+        self.moved += values.nbytes
         target[...] = values
 
     def download(self, array: DeviceArray) -> Array:
-        self.downloads += 1
-        return self._of(array).copy()
+        values = self._of(array).copy()
+        self.moved += values.nbytes
+        return values
 
     def session(self, graph: Path) -> onnxruntime.InferenceSession:
         return ort.session(graph, threads=1)
@@ -76,6 +78,7 @@ class FakeDevice:
         host_inputs: Mapping[str, Array],
     ) -> Callable[[], None]:
         assert {value.name for value in session.get_inputs()} == {*inputs, *host_inputs}
+        assert {value.name for value in session.get_outputs()} >= {*outputs}
         binding = session.io_binding()
         for name, values in host_inputs.items():
             assert isinstance(values, np.ndarray)

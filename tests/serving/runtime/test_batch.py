@@ -60,6 +60,9 @@ class Lists:
             raise ValueError("cannot be stored")
         self.sources[row] = encoded.number
 
+    def forget(self, row: int) -> None:
+        assert row >= 0
+
     def copy(self, copies: Sequence[CacheCopy]) -> None:
         for origin, row, written, read in copies:
             self.targets[row][:written] = self.targets[origin][:written]

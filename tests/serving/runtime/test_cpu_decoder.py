@@ -31,7 +31,7 @@ def runtime(request: pytest.FixtureRequest, lively_bundle: Callable[[Precision],
 
 
 def test_the_cache_has_the_decoders_names_and_nothing_in_it(runtime: CpuRuntime) -> None:
-    memory: Any = runtime.batch(5)._memory
+    memory: Any = runtime.batch(5)._cache
     inputs = {spec.name for spec in runtime.manifest.graphs["decoder"].inputs}
     assert set(memory.arrays) == inputs - {"token", "position", "lengths", "k", "given"}
     assert not any(array.any() for array in memory.arrays.values())
@@ -73,7 +73,7 @@ def test_all_log_probabilities_lead_to_the_tokens_that_the_graph_finds(
 ) -> None:
     runtime = runtime_of(lively_bundle("int8"), 3)
     vocabulary = runtime.manifest.model.vocabulary
-    decoder = decoder_of(begin(runtime, SOURCES), lambda rows: strategy)
+    decoder = decoder_of(begin(runtime, SOURCES), lambda *_: strategy)
     tokens, likely, given = (array.copy() for array in decoder.step(3, vocabulary, False)[:3])
     step = StepResult(decoder.step(3, 2, True), [])
     for row in range(3):
@@ -104,10 +104,10 @@ def test_rows_get_the_same_bits_with_every_strategy(
     written = []
     for runtime in (runtime_of(bundle), runtime_of(bundle, threads)):
         batch = begin(runtime, sources, len(sources))
-        decoder = decoder_of(batch, (lambda rows: strategy) if runtime.lanes > 1 else None)
+        decoder = decoder_of(batch, (lambda *_: strategy) if runtime.lanes > 1 else None)
         written.append([write(batch, rows, 3) for rows in (threads, 20, 11)])
     assert written[0] == written[1]
-    assert len(decoder._bound[11, 2, False, strategy][0]) == (threads if strategy == "lanes" else 1)
+    assert len(decoder._bindings.kept[11, 2, False, strategy][0]) == (threads if strategy == "lanes" else 1)
 
 
 def test_the_strategies_are_timed_in_turns_at_the_start(
@@ -116,9 +116,9 @@ def test_the_strategies_are_timed_in_turns_at_the_start(
     decoder = decoder_of(begin(runtime_of(lively_bundle("int8"), 3), SOURCES, 10))
     timed: list[tuple[int, Strategy]] = []
 
-    def seconds(rows: int, k: int, whole: bool, strategy: Strategy) -> tuple[Any, float]:
+    def seconds(rows: int, k: int, whole: bool, strategy: Strategy) -> tuple[Any, float, bool]:
         timed.append((rows, strategy))
-        return None, {"single": 1.0, "shared": 0.8 if rows < 8 else 1.2, "lanes": 2.0}[strategy]
+        return None, {"single": 1.0, "shared": 0.8 if rows < 8 else 1.2, "lanes": 2.0}[strategy], False
 
     monkeypatch.setattr(decoder, "_timed", seconds)
     decoder.tune()
@@ -142,7 +142,7 @@ def test_a_fault_in_one_lane_reaches_the_caller_when_all_lanes_have_ended(
 ) -> None:
     runtime = runtime_of(lively_bundle("int8"), 2)
     batch = begin(runtime, SOURCES * 6, 18)
-    decoder = decoder_of(batch, lambda rows: "lanes")
+    decoder = decoder_of(batch, lambda *_: "lanes")
     batch._state.token[row] = runtime.manifest.model.vocabulary
     with pytest.raises(Exception, match="out of"):
         decoder.step(18, 2, False)
@@ -159,7 +159,7 @@ def test_rows_and_k_and_strategy_may_change_from_step_to_step(
     sources = [[*SOURCES[row % 3][:-1], 30 + row, END] for row in range(40)]
     one, several = (begin(runtime_of(bundle, count), sources, 40) for count in (1, threads))
     strategies = decoder_of(several).strategy
-    decoder_of(several, lambda rows: choices.choice(strategies.possible(rows)))
+    decoder_of(several, lambda rows, kind: choices.choice(strategies.possible(rows)))
     for _ in range(60):
         rows, k, whole = choices.randint(1, 40), choices.randint(1, 4), choices.choice([False, True])
         outputs = []
@@ -172,11 +172,11 @@ def test_rows_and_k_and_strategy_may_change_from_step_to_step(
 
 
 def test_only_what_was_bound_last_is_kept(runtime: CpuRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.runtime.cpu_decoder.MOST_BOUND", 2)
+    monkeypatch.setattr("serving.runtime.bindings.MOST_BOUND", 2)
     decoder = decoder_of(begin(runtime, SOURCES, 8))
     for rows in (1, 2, 3, 2, 1):
         decoder.step(rows, 2, False)
-    assert list(decoder._bound) == [(2, 2, False, "single"), (1, 2, False, "single")]
+    assert list(decoder._bindings.kept) == [(2, 2, False, "single"), (1, 2, False, "single")]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

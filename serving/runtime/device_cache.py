@@ -15,8 +15,8 @@ from serving.runtime.encoded_batch import EncodedBatch
 Array = NDArray[Any]
 
 
-class DeviceMemory:
-    """The caches of the decoder graph by input name (`serving.runtime.batch.Memory`).
+class DeviceCache:
+    """The caches of the decoder graph by input name (`serving.runtime.batch.Cache`).
 
     Sources wait in the host until the next copy or step, and then all of a batch are put into their rows at once.
     """
@@ -45,11 +45,15 @@ class DeviceMemory:
         """By row: the batch, index and length of a source that has not been put there yet."""
 
     def store(self, row: int, encoded: EncodedBatch, index: int, length: int) -> None:
-        """See `Memory`."""
+        """See `Cache`."""
         self._waiting[row] = encoded, index, length
 
+    def forget(self, row: int) -> None:
+        """See `Cache`; what waits for the row waits no more."""
+        self._waiting.pop(row, None)
+
     def copy(self, copies: Sequence[CacheCopy]) -> None:
-        """See `Memory`; rows are copied whole."""
+        """See `Cache`; rows are copied whole."""
         self.settle()
         rows = {
             "origin": np.array([copy.origin for copy in copies], np.int64),
@@ -85,11 +89,11 @@ class DeviceMemory:
         self._device.bind(session, numbers | caches | sources, outputs, {})()
 
     def written(self, positions: Array) -> None:
-        """See `Memory`; a device's memory is taken whole from the start."""
+        """See `Cache`; a device's memory is taken whole from the start."""
 
     def deep(self) -> list[int]:
-        """See `Memory`: none."""
+        """See `Cache`: none."""
         return []
 
     def give_back(self, rows: Sequence[int]) -> None:
-        """See `Memory`; nothing is given back."""
+        """See `Cache`; nothing is given back."""
