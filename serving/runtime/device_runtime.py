@@ -57,9 +57,7 @@ class DeviceRuntime:
 
     def __init__(self, folder: Path, manifest: Manifest, device: Device) -> None:
         if ADMIT not in manifest.graphs:
-            raise BundleError(
-                folder, ["it has no graphs for other devices than the CPU: export the checkpoint in fp16"]
-            )
+            raise BundleError(folder, ["it has graphs for the CPU alone: export the checkpoint in fp16"])
         self.manifest, self._device = manifest, device
         self._sessions = {name: device.session(folder / f"{name}.onnx") for name in (*GRAPHS, ADMIT, REORDER)}
         # A few small products, for one text at a time.
