@@ -25,13 +25,14 @@ def take_step(batch: DecoderBatch, jobs: Sequence[TranslationJob], blaming: Blam
     if not len(batch):
         return []  # all have failed
     step = batch.step([ask for asked in asks.values() for ask in asked])
-    return _end_greedy(jobs, step, blaming) + _search(batch, asks, step, blaming)
+    done = _end_greedy(jobs, step, blaming) if step.ended else []
+    return done + _search(batch, asks, step, blaming) if asks else done
 
 
 def _end_greedy(jobs: Sequence[TranslationJob], step: StepResult, blaming: Blaming) -> list[TranslationJob]:
     """Take what greedy slots have written that ended in this ``step``; returns their jobs."""
     ended, done = {written.slot: written for written in step.ended}, []
-    for job in jobs if ended else ():
+    for job in jobs:
         if job.slots and (written := ended.get(job.slots[0])):
             with blaming(job):
                 job.take(written)

@@ -70,16 +70,17 @@ class RowBatch:
         self.rows = len(state.token)
         self._rows = Rows()
         self._state, self._cache, self._decoder, self._vocabulary = state, cache, decoder, vocabulary
-        self._released = False
-        """Whether slots have been freed since memory was last given back."""
+        self._untidy = False
+        """Whether freed rows may hold memory that nobody needs."""
+        self._tidied = False
+        """Whether some of it was given back since the last step: all of it at once would make the next one late."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def admit(self, encoded: EncodedBatch, index: int, length: int, limit: int) -> Slot:
         """See `DecoderBatch`."""
-        if self._released:  # before somebody is placed there
-            self.tidy()
+        self._tidy_once()  # before somebody is placed there
         slot = self._rows.place()
         try:
             self._cache.store(slot.row, encoded, index, length)
@@ -91,7 +92,8 @@ class RowBatch:
 
     def step(self, asks: Sequence[Ask]) -> StepResult:
         """See `DecoderBatch`."""
-        self.tidy()
+        self._tidy_once()
+        self._tidied = False
         self._copy(self._rows.pack())
         rows, state = len(self._rows), self._state
         for slot, _, given in asks:
@@ -140,11 +142,17 @@ class RowBatch:
         for slot in slots:
             self._cache.forget(slot.row)
         self._rows.release(slots)
-        self._released = True
+        self._untidy = True
+
+    def _tidy_once(self) -> None:
+        if not self._tidied:
+            self.tidy()
+            self._tidied = True
 
     def tidy(self) -> bool:
         """Give some memory back to the system; see `DecoderBatch`."""
-        self._released = False
-        unused = [row for row in self._cache.deep() if not self._rows.in_use(row)]
-        self._cache.give_back(unused)
-        return bool(unused)
+        if self._untidy:
+            unused = [row for row in self._cache.deep() if not self._rows.in_use(row)]
+            self._cache.give_back(unused)
+            self._untidy = bool(unused)
+        return self._untidy

@@ -74,6 +74,8 @@ class CpuDecoder:
 
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         """See `serving.runtime.batch.Decoder`."""
+        if self._lanes.count == 1:
+            return self._timed(rows, k, whole, "single")[0]
         strategy = self.strategy.choose(rows, (k, whole))
         arrays, seconds, fresh = self._timed(rows, k, whole, strategy)
         # Where something was bound first, the graph allocates too.
