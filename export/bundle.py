@@ -1,7 +1,8 @@
 """A bundle: the folder that passes from export to serving, and its manifest. No torch.
 
 =================  ====================================================================================
-``manifest.json``  `Manifest`: what this is, every file with its hash, the graphs' signatures, the parity report
+``manifest.json``  `Manifest`: what this is, every file with its hash, the graphs' signatures, the parity report, and
+                   the probes
 ``tokenizer.model``  sentencepiece
 ``encoder.onnx``   source ids and lengths -> memory, and every decoder layer's cross-attention keys and values
 ``decoder.onnx``   one step for rows at different positions -> the k best tokens, caches written in place

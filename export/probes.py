@@ -11,10 +11,10 @@ from export.parity import Frozen
 
 
 class Tolerance(NamedTuple):
-    """What right computers may differ by."""
+    """What right computers may differ by, and what that asks of a probe."""
 
     margin: float
-    """Nats between the log-probabilities of the best and the second best token of a step."""
+    """Nats by which the best token leads the second best at every step: more than right computers differ by."""
     mean_log_probability: float
     """Nats, of a probe's tokens on average, and of its last ones."""
 
@@ -31,6 +31,7 @@ TOLERANCES = {
 
 
 LAST = 8
+"""Tokens at a probe's end of which the mean is compared too."""
 
 
 class Probe(Frozen):

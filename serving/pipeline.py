@@ -26,7 +26,7 @@ from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
 from serving.runtime.devices import runtime_on
-from serving.runtime.selfcheck import prove
+from serving.runtime.selfcheck import SelfCheckError, prove
 from serving.settings import Settings
 from serving.streaming import Delta, Feed
 from serving.translation import Translation, join
@@ -89,7 +89,10 @@ class Pipeline:
         runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus)
         batch = runtime.batch(settings.rows)
         if self.manifest.probes and self.manifest.probes.probes:
-            prove(runtime, batch, self.manifest.probes)
+            try:
+                prove(runtime, batch, self.manifest.probes)
+            except SelfCheckError as error:
+                raise BundleError(folder, [f"on this computer it is wrong: {error}"]) from None
         self.engine = Engine(runtime, batch, settings.encode_tokens, settings.queue_tokens, settings.request_rows)
 
     @classmethod

@@ -94,5 +94,5 @@ def _reason() -> str | None:
         for application in serve.status().applications.values():
             for deployment in application.deployments.values():
                 if lines := deployment.message.strip().splitlines():
-                    return re.sub(r"^[\w.]+: ", "", lines[-1])
+                    return re.sub(r"^([\w.]+: | +- )", "", lines[-1])
     return None

@@ -54,7 +54,7 @@ def export(
     console.print(
         f"{count} probes, the longest of {longest} tokens"
         if count
-        else f"no probes, for no sentence keeps the margin of {manifest.probes.margin} nats: a server proves nothing"
+        else f"no probes: no sentence that was tried keeps the margin of {manifest.probes.margin} nats"
     )
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     console.print(f"{bundle}: {manifest.name}, {precision}, {attention} attention, {size:.1f} MB")

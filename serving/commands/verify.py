@@ -13,9 +13,10 @@ from serving.commands.console import errors, fail, require
 def verify(
     bundle: Annotated[str, typer.Argument(help="A bundle: a folder, or one that ships.")],
     checkpoint: Annotated[
-        str | None, typer.Option(help="The checkpoint it was exported from; then the whole gate of the export runs.")
+        str | None,
+        typer.Option(help="The checkpoint it was exported from: after the probes the whole gate of the export runs."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu. (cuda is refused so far.)")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with; all cores unless given.")] = None,
 ) -> None:
     """Translate a bundle's probes, whose tokens are known, as a replica does before it is ready."""
@@ -35,7 +36,9 @@ def verify(
         if manifest.probes is None:
             fail(f"{bundle} has no probes: it was exported by an earlier version; export the checkpoint again")
         if not manifest.probes.probes:
-            fail(f"{bundle} has no probes: no sentence keeps the margin of {manifest.probes.margin} nats at any step")
+            fail(
+                f"{bundle} has no probes: no sentence that was tried keeps the margin of {manifest.probes.margin} nats"
+            )
         with errors.status(f"translating the probes of {bundle}"):
             runtime = runtime_on(device, folder, manifest, threads or cores())
             proof = prove(runtime, runtime.batch(Settings.model_fields["rows"].get_default()), manifest.probes)
@@ -49,13 +52,13 @@ def verify(
         )
     console.print(table)
     console.print(
-        f"{bundle} is right on this {device}: {proof.probes} probes, {proof.tokens} tokens alone, among up to "
+        f"{bundle} is right on this {device}: {proof.probes} probes, {proof.tokens} tokens in all, alone, among up to "
         f"{proof.rows} rows and in searches, in {proof.seconds:.1f} s"
     )
     console.print(
         f"every step's best token leads by more than {probes.margin} nats; mean log-probabilities are within "
         f"{probes.tolerance} of the manifest's; the longest has {probes.longest} tokens"
-        + ("" if probes.longest >= PAST else f": with this model none of {PAST} keeps the margin")
+        + ("" if probes.longest >= PAST else f", for none of {PAST} was found that keeps the margin")
     )
     if checkpoint is not None:
         _gate(folder, checkpoint, console)

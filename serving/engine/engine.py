@@ -70,7 +70,7 @@ class Engine:
         self._intake.put(jobs)
 
     def check_room(self, cost: int) -> None:
-        """QueueFull when a request of ``cost`` tokens or more would not fit the queue."""
+        """QueueFull when a request of ``cost`` tokens, counted as half the queue at most, does not fit."""
         self._intake.check_room(cost)
 
     def cancel(self, jobs: Sequence[Job]) -> None:

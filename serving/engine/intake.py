@@ -16,14 +16,14 @@ class Intake(Generic[T]):
     """Keeps jobs from the moment they are submitted until the engine's thread hands them to the scheduler."""
 
     def __init__(self, scheduler: Scheduler[T], queue_tokens: int) -> None:
-        """``queue_tokens``: the most that may wait."""
+        """A request is refused that would bring the waiting tokens above ``queue_tokens``; see `check_room`."""
         self.queue_tokens = queue_tokens
         self._scheduler = scheduler
         self._changed = threading.Condition()
         self._arriving: list[Sequence[T]] = []
         """One list for each request."""
         self._tokens = self._load = 0
-        """Of those arriving."""
+        """Costs and rows of the jobs that are arriving."""
         self.handed_over = time.monotonic()
         """When the scheduler was last given what had come."""
         self._someone_left = False
@@ -43,7 +43,7 @@ class Intake(Generic[T]):
             self._changed.notify()
 
     def check_room(self, cost: int) -> None:
-        """QueueFull when a request of ``cost`` tokens or more would not fit the queue."""
+        """QueueFull when a request of ``cost`` tokens, counted as half the queue at most, does not fit."""
         waiting = self.waiting_tokens
         # A large request counts as half the queue at most: one that never fitted would wait for ever.
         excess = waiting + min(cost, self.queue_tokens // 2) - self.queue_tokens

@@ -145,8 +145,9 @@ class Scheduler(Generic[T]):
     def admit(self, now: float) -> list[T]:
         """Take from the queue what this turn encodes, in the order in which it is due.
 
-        The first job always fits; further ones while rows are free and their sources stay within ``encode_tokens``. The
-        caller encodes them and calls `start`.
+        A job needs as many free rows as it may take. The first may be longer than ``encode_tokens``; with further ones
+        all sources stay within it. A request that holds its ``share`` is passed over while there are others. The caller
+        encodes the jobs and calls `start`.
         """
         if len(self._lines) > 1:
             self._crowded_until = now + CROWDED_SECONDS

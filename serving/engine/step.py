@@ -26,7 +26,9 @@ def take_step(batch: DecoderBatch, jobs: Sequence[TranslationJob], blaming: Blam
         return []  # all have failed
     step = batch.step([ask for asked in asks.values() for ask in asked])
     done = _end_greedy(jobs, step, blaming) if step.ended else []
-    return done + _search(batch, asks, step, blaming) if asks else done
+    if asks:
+        done += _search(batch, asks, step, blaming)
+    return done
 
 
 def _end_greedy(jobs: Sequence[TranslationJob], step: StepResult, blaming: Blaming) -> list[TranslationJob]:

@@ -1,4 +1,9 @@
-"""The decoder batch: slots, the rows they are packed into, and the cache and the graph behind the rows."""
+"""The decoder batch: slots, the rows they are packed into, and the cache and the graph behind the rows.
+
+The life of a row: `RowBatch.admit` puts a source into a free row and gives a slot. `step` copies the last rows into
+those that have been freed, runs the graph, and goes on with the likeliest token in every row. For a search `reorder`
+then replaces that token, and copies the rows of hypotheses that fork. Whoever has the slot calls `release`.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -85,7 +90,7 @@ class RowBatch:
         try:
             self._cache.store(slot.row, encoded, index, length)
         except BaseException:
-            self._rows.release([slot])
+            self.release([slot])
             raise
         self._state.begin(slot.row, length, limit)
         return slot

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class HostEncodedBatch:
-    """What the encoder gave for a batch (`serving.runtime.interface.EncodedBatch`)."""
+    """What the encoder gave for a batch (`serving.runtime.encoded_batch.EncodedBatch`)."""
 
     states: Array
     """The memory ``[rows, source, width]`` fp32."""

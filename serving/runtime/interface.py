@@ -21,7 +21,7 @@ class DecoderBatch(Protocol):
     """Everybody's hypotheses, decoded side by side. Not for use from several threads at a time, but for `len`."""
 
     rows: int
-    """Slots at most."""
+    """Slots at most: each takes a row of a step."""
 
     def __len__(self) -> int:
         """Slots in use."""
@@ -34,7 +34,11 @@ class DecoderBatch(Protocol):
         """
 
     def step(self, asks: Sequence[Ask]) -> StepResult:
-        """Take one step in every slot. The result, valid until the next step, answers ``asks``."""
+        """Take one step in every slot, of which there is one at least. The result, valid until the next, answers
+        ``asks``.
+
+        Slots that end stay until they are released. After an exception nothing is known of the batch.
+        """
 
     def reorder(self, continuations: Sequence[Continuation]) -> list[list[Slot]]:
         """Let the hypotheses of searches fork, go on and end; returns the slots of each, in its order."""
@@ -60,7 +64,7 @@ class Runtime(Protocol):
         """Each of ``batches`` of sources through the encoder, in order. One that fails gives its exception."""
 
     def pool(self, encoded: EncodedBatch, index: int, length: int) -> Array:
-        """The vector ``[width]`` fp32, of length 1, of one source."""
+        """The vector ``[width]`` fp32, of length 1, of one source; where the manifest has a pooling."""
 
     def attention(self, source: list[int], target: list[int]) -> Mapping[str, Array]:
         """Weights and scores of one pair by name, such as ``decoder.1.cross.weights`` ``[heads, target, source]``."""

@@ -27,7 +27,8 @@ class RowState:
             "lengths": np.zeros(rows, np.int32),
             "given": np.zeros(rows, np.int64),
         }
-        """By the decoder's input names; read in place."""
+        """By the decoder's input names, ``[rows]`` each, read in place: the token that is read next and its position,
+        the number of the source's tokens, and a token whose log-probability is wanted."""
         self.token, self.position, self.lengths, self.given = self.inputs.values()
         self._limits = np.zeros(rows, np.int32)
         """The most tokens of a greedy row; 0 for a row that is searched in another way."""
@@ -40,9 +41,9 @@ class RowState:
         self.token[row], self.position[row], self.lengths[row], self._limits[row] = START, 0, length, limit
 
     def advance(self, tokens: Array, log_probabilities: Array) -> list[int]:
-        """Go on with a step's likeliest ``tokens`` ``[n]`` in the first n rows; returns the greedy rows that end.
+        """Go on with a step's likeliest ``tokens`` ``[n]`` and their ``log_probabilities`` ``[n]`` in the first n rows.
 
-        A row ends with the end token or at its limit.
+        A search chooses others afterwards. Returns the greedy rows that end, with the end token or at their limit.
         """
         count = len(tokens)
         position, limits = self.position[:count], self._limits[:count]

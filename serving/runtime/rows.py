@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Slot:
-    """One hypothesis' place in a decoder batch, which alone knows the row and moves it."""
+    """One hypothesis' place in a decoder batch, which alone knows its row and moves it; -1 when it is released."""
 
     __slots__ = ("row",)
 
@@ -65,8 +65,8 @@ class Rows:
     def follow(self, slots: Sequence[Slot], parents: Sequence[int]) -> tuple[list[Slot], list[Copy]]:
         """Let a search's hypotheses go on from those of its ``slots`` at the indexes ``parents``; frees the others.
 
-        Returns their slots, and the copies that this takes. Whoever can keeps the slot of its parent. Rows that a beam
-        grows into are new ones at the end.
+        Returns their slots, and the copies that this takes. The first that continues a hypothesis keeps its slot. Rows
+        that a beam grows into are new ones at the end.
         """
         if len(parents) == len(slots) == 1:
             return list(slots), []

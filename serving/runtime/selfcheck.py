@@ -23,7 +23,7 @@ TOGETHER = 16
 ENCODED = 4
 """Probes that go through the encoder together."""
 SHORT = 32
-"""Tokens at most of a probe that runs alone and as a search too. A longer one takes long, and ends alone anyway."""
+"""Tokens at most of a probe that runs alone and as a search too. A longer one takes long: it runs side by side only."""
 
 
 class SelfCheckError(RuntimeError):
@@ -93,25 +93,26 @@ class _Check:
                 self._batch.release([slot])
 
     def forked(self, probe: Probe, k: int) -> None:
-        """A search of two hypotheses: after every other step one goes astray, and after the next it comes back.
+        """A search of two hypotheses, one of which follows the probe.
 
-        It then goes on in a row that held something else, with what is copied from the other. They take turns in it.
+        At every other step the other one takes the second best token and goes astray. At the next it is replaced by a
+        copy of the first. Then they exchange roles, so that each row holds what was copied over something else.
         """
         [(_, encoded, index)] = self._encoded([probe])
         slots = [self._batch.admit(encoded, index, len(probe.source), 0)]
         written: tuple[list[Candidates], list[Candidates]] = ([], [])
-        right, astray = 0, False
+        leader, astray = 0, False
         for expected in probe.tokens:
             asks = [Ask(slot, k, expected) for slot in slots]
             step = self._batch.step(asks)
-            first = step.candidates(asks[right])
-            written[right].append(first)
-            written[1 - right].append(first if astray else step.candidates(asks[-1 - right]))
-            tokens, parents = [first.tokens[0]] * 2, [right] * 2
+            first = step.candidates(asks[leader])
+            written[leader].append(first)
+            written[1 - leader].append(first if astray else step.candidates(asks[-1 - leader]))
+            tokens, parents = [first.tokens[0]] * 2, [leader] * 2
             astray = not astray
             if astray:
-                right = 1 - right if len(slots) > 1 else 0
-                tokens[1 - right] = first.tokens[1]
+                leader = 1 - leader if len(slots) > 1 else 0
+                tokens[1 - leader] = first.tokens[1]
             [slots] = self._batch.reorder([Continuation(slots, parents, tokens)])
         self._batch.release(slots)
         for candidates in written:

@@ -17,9 +17,10 @@ lanes: each thread takes rows of its own through the whole graph, so that they m
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Numbers of rows: from each on to the next one, one choice holds."""
 REMEMBERED = 5
-"""Trials of a strategy that count; the median of them does."""
+"""The last so many trials of a strategy count, by their median. Three are needed for it to take over."""
 BETTER = 0.97
-"""What the median must be below for another strategy to take over. Noise would let near-equals change for ever."""
+"""Another strategy takes over when its median time is below this share of the chosen one's. Noise would let near-equals
+change for ever."""
 TRIAL_COST = 0.005
 """The share of all time that trials of one strategy may cost."""
 MOST_OFTEN, LEAST_OFTEN = 16, 400
