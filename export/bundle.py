@@ -164,6 +164,18 @@ class Manifest(Frozen):
         """How texts can be made into one vector, the best first."""
         return ("attention", "mean") if POOLING in self.graphs else ("mean",)
 
+    @property
+    def gives_log_softmax(self) -> bool:
+        """Whether a decoding step can give the log-probabilities of all tokens; bundles written before cannot."""
+        return any(spec.name == LOG_SOFTMAX for spec in self.graphs["decoder"].outputs)
+
+    @property
+    def caches(self) -> tuple[TensorSpec, ...]:
+        """The decoder's caches: keys and values of the target, of the source, and of the source's last token."""
+        return tuple(
+            spec for spec in self.graphs["decoder"].inputs if spec.name.startswith(("self_", "cross_", "last_"))
+        )
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         faults = []

@@ -62,11 +62,7 @@ class CpuRuntime:
     def batch(self, rows: int) -> RowBatch:
         """See `Runtime`."""
         model, limits = self.manifest.model, self.manifest.limits
-        cache_names = [
-            spec.name
-            for spec in self.manifest.graphs["decoder"].inputs
-            if spec.name.startswith(("self_", "cross_", "last_"))
-        ]
+        cache_names = [spec.name for spec in self.manifest.caches]
         positions = limits.target_tokens, limits.source_tokens
         cache = KeyValueCache(cache_names, model.heads, model.head_width, rows, positions, self.manifest.cache.dtype)
         state = RowState(rows, model.max_positions)

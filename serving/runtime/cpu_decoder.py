@@ -47,7 +47,7 @@ class CpuDecoder:
         self._shared, self._own = sessions
         self._vocabulary = manifest.model.vocabulary
         self._lanes, self._cache, self._state = lanes, cache, state
-        self.gives_log_softmax = any(spec.name == LOG_SOFTMAX for spec in manifest.graphs["decoder"].outputs)
+        self.gives_log_softmax = manifest.gives_log_softmax
         self.strategy = ThreadingStrategy(lanes.count)
         self._log_softmax = np.empty((0, self._vocabulary), np.float32)
         """Room for the log-probabilities of all tokens, for as many rows as there may be; shared by all bindings."""

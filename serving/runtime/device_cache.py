@@ -38,9 +38,8 @@ class DeviceCache:
             "last": (rows, 1, model.width),
         }
         self.arrays: dict[str, DeviceArray] = {}
-        for spec in manifest.graphs["decoder"].inputs:
-            if (use := spec.name.split("_")[0]) in shapes:
-                self.arrays[spec.name] = device.zeros(shapes[use], np.dtype(spec.dtype))
+        for spec in manifest.caches:
+            self.arrays[spec.name] = device.zeros(shapes[spec.name.split("_")[0]], np.dtype(spec.dtype))
         self._waiting: dict[int, tuple[EncodedBatch, int, int]] = {}
         """By row: the batch, index and length of a source that has not been put there yet."""
 

@@ -40,7 +40,7 @@ class DeviceDecoder:
         self._device, self._session = device, session
         self._cache, self._state = cache, state
         self._vocabulary = manifest.model.vocabulary
-        self.gives_log_softmax = any(spec.name == LOG_SOFTMAX for spec in manifest.graphs["decoder"].outputs)
+        self.gives_log_softmax = manifest.gives_log_softmax
         self._log_softmax: DeviceArray | None = None
         """Room for the log-probabilities of all tokens in all rows, shared by all that is bound."""
         self._bindings: Bindings[Bound] = Bindings()
