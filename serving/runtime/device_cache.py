@@ -80,10 +80,7 @@ class DeviceCache:
         sources: dict[str, DeviceArray],
     ) -> None:
         """Run a graph that writes ``caches`` in place."""
-        numbers: dict[str, DeviceArray] = {}
-        for name, values in rows.items():
-            numbers[name] = self._device.zeros(values.shape, values.dtype)
-            self._device.upload(np.ascontiguousarray(values), numbers[name])
+        numbers = {name: self._device.array(values) for name, values in rows.items()}
         outputs = {f"{name}_out": array for name, array in caches.items()}
         self._device.bind(session, numbers | caches | sources, outputs, {})()
 

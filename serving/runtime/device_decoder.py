@@ -1,4 +1,4 @@
-"""The decoder graph on a device: caches stay there, small arrays go to and fro."""
+"""The decoder graph on a device: caches stay there, one small block of numbers goes there and one comes back."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,22 +8,26 @@ from numpy.typing import NDArray
 
 from export.bundle import LOG_SOFTMAX, Manifest
 from export.ort import onnxruntime
+from model.tokenizer import START
 from serving.runtime.bindings import Bindings
-from serving.runtime.device import Device, DeviceArray, FirstRows
+from serving.runtime.device import Block, Device, DeviceArray, first_rows
 from serving.runtime.device_cache import DeviceCache
 from serving.runtime.row_state import RowState
 from serving.runtime.step_result import StepArrays
 
 Array = NDArray[Any]
 
+IDLE = {"token": START, "given": START, "position": 0, "lengths": 1}
+"""What a step reads of rows that are not in use: the beginning of a translation of one token."""
+
 
 class Bound(NamedTuple):
     """A step for a number of rows and k, ready to run."""
 
     run: Callable[[], None]
-    inputs: dict[str, DeviceArray]
+    inputs: Block
     """What a step reads of each row besides keys and values, ``[rows]`` each."""
-    outputs: dict[str, DeviceArray]
+    outputs: Block
 
 
 class DeviceDecoder:
@@ -48,31 +52,38 @@ class DeviceDecoder:
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         """See `serving.runtime.batch.Decoder`."""
         self._cache.settle()
-        (run, inputs, outputs), _ = self._bindings.get((rows, k, whole), lambda: self._bind(rows, k, whole))
-        for name, array in inputs.items():
-            self._device.upload(self._state.inputs[name][:rows], array)
+        taken = self._cache.rows if self._device.fixed_rows else rows
+        (run, inputs, outputs), _ = self._bindings.get((taken, k, whole), lambda: self._bind(taken, k, whole))
+        for name, values in inputs.values.items():
+            values[:rows] = self._state.inputs[name][:rows]
+            values[rows:] = IDLE[name]
+        inputs.upload()
         run()
-        tokens, likely, given = (self._device.download(array) for array in outputs.values())
+        arrays = {name: values[:rows] for name, values in outputs.download().items()}
         every = None
         if whole:
             assert self._log_softmax is not None
             every = self._device.download(self._log_softmax)[:rows]
-        return StepArrays(tokens, likely, given, every)
+        return StepArrays(arrays["tokens"], arrays["log_probabilities"], arrays["given_log_probability"], every)
 
     def _bind(self, rows: int, k: int, whole: bool) -> Bound:
         device = self._device
-        inputs = {name: device.zeros((rows,), values.dtype) for name, values in self._state.inputs.items()}
-        outputs = {
-            "tokens": device.zeros((rows, k), np.int64),
-            "log_probabilities": device.zeros((rows, k), np.float32),
-            "given_log_probability": device.zeros((rows,), np.float32),
-        }
-        caches: dict[str, DeviceArray] = {name: FirstRows(array, rows) for name, array in self._cache.arrays.items()}
+        by_size = sorted(self._state.inputs.items(), key=lambda item: -item[1].itemsize)
+        inputs = Block(device, {name: ((rows,), values.dtype) for name, values in by_size})
+        outputs = Block(
+            device,
+            {
+                "tokens": ((rows, k), np.int64),
+                "log_probabilities": ((rows, k), np.float32),
+                "given_log_probability": ((rows,), np.float32),
+            },
+        )
+        caches: dict[str, DeviceArray] = {name: first_rows(array, rows) for name, array in self._cache.arrays.items()}
         written = {f"{name}_out": array for name, array in caches.items() if not name.startswith("last")}
         every: dict[str, DeviceArray] = {}
         if whole:
             if self._log_softmax is None:
-                self._log_softmax = device.zeros((self._cache.rows, self._vocabulary), np.float32)
-            every[LOG_SOFTMAX] = FirstRows(self._log_softmax, rows)
-        run = device.bind(self._session, inputs | caches, outputs | written | every, {"k": np.array([k])})
+                self._log_softmax = device.empty((self._cache.rows, self._vocabulary), np.float32)
+            every[LOG_SOFTMAX] = first_rows(self._log_softmax, rows)
+        run = device.bind(self._session, inputs.parts | caches, outputs.parts | written | every, {"k": np.array([k])})
         return Bound(run, inputs, outputs)

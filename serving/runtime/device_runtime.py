@@ -59,7 +59,10 @@ class DeviceRuntime:
         if ADMIT not in manifest.graphs:
             raise BundleError(folder, ["it has graphs for the CPU alone: export the checkpoint in fp16"])
         self.manifest, self._device = manifest, device
-        self._sessions = {name: device.session(folder / f"{name}.onnx") for name in (*GRAPHS, ADMIT, REORDER)}
+        self._sessions = {
+            name: device.session(folder / f"{name}.onnx", repeated=name == "decoder")
+            for name in (*GRAPHS, ADMIT, REORDER)
+        }
         # A few small products, for one text at a time.
         self._pooling = ort.session(folder / f"{POOLING}.onnx", threads=1) if POOLING in manifest.graphs else None
 
@@ -81,20 +84,15 @@ class DeviceRuntime:
     def _encode(self, session: onnxruntime.InferenceSession, sources: list[list[int]]) -> DeviceEncodedBatch:
         padded, lengths = pad(sources)
         model, device = self.manifest.model, self._device
-        inputs = {name: self._uploaded(values) for name, values in (("source", padded), ("lengths", lengths))}
+        inputs = {"source": device.array(padded), "lengths": device.array(lengths)}
         outputs: dict[str, DeviceArray] = {}
         for spec in self.manifest.graphs["encoder"].outputs:
             count, positions = padded.shape
             cached = count, model.heads, positions, model.head_width
             shape = (count, positions, model.width) if spec.name == "memory" else cached
-            outputs[spec.name] = device.zeros(shape, np.dtype(spec.dtype))
+            outputs[spec.name] = device.empty(shape, np.dtype(spec.dtype))
         device.bind(session, inputs, outputs, {})()
         return DeviceEncodedBatch(device, outputs.pop("memory"), outputs)
-
-    def _uploaded(self, values: Array) -> DeviceArray:
-        array = self._device.zeros(values.shape, values.dtype)
-        self._device.upload(values, array)
-        return array
 
     def pool(self, encoded: EncodedBatch, index: int, length: int) -> Array:
         """See `Runtime`."""

@@ -1,6 +1,7 @@
 """A device that is none: its memory is numpy's, but whoever reads it from the host without asking fails."""
 
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from export import ort
 from export.bundle import read_manifest
 from export.ort import onnxruntime
-from serving.runtime.device import DeviceArray, FirstRows, Shape
+from serving.runtime.device import Device, DeviceArray, Part, Shape
 from serving.runtime.device_runtime import DeviceRuntime
 
 Array = NDArray[Any]
@@ -47,12 +48,22 @@ class FakeArray:
 class FakeDevice:
     """`serving.runtime.device.Device` in the host's memory, which notices what would fail, or go wrong, on a real one."""
 
-    def __init__(self) -> None:
+    def __init__(self, fixed_rows: bool = False) -> None:
+        self.fixed_rows = fixed_rows
         self.runs = self.moved = 0
         """Graphs run, and bytes copied to the device or back."""
 
     def zeros(self, shape: Shape, dtype: Any) -> FakeArray:
         return FakeArray(np.zeros(shape, dtype))
+
+    def empty(self, shape: Shape, dtype: Any) -> FakeArray:
+        # Whoever reads them before they are written will notice.
+        return FakeArray(np.full(shape, np.nan if np.issubdtype(dtype, np.floating) else 99, dtype))
+
+    def array(self, values: Array) -> FakeArray:
+        array = self.zeros(values.shape, values.dtype)
+        self.upload(values, array)
+        return array
 
     def upload(self, values: Array, array: DeviceArray) -> None:
         if not isinstance(values, np.ndarray):
@@ -67,7 +78,7 @@ class FakeDevice:
         self.moved += values.nbytes
         return values
 
-    def session(self, graph: Path) -> onnxruntime.InferenceSession:
+    def session(self, graph: Path, repeated: bool = False) -> onnxruntime.InferenceSession:
         return ort.session(graph, threads=1)
 
     def bind(
@@ -100,12 +111,14 @@ class FakeDevice:
         return run
 
     def _of(self, array: DeviceArray) -> Array:
-        if isinstance(array, FirstRows):
-            return self._of(array.array)[: array.rows]
+        if isinstance(array, Part):
+            size = prod(array.shape) * array.dtype.itemsize
+            flat = self._of(array.whole).reshape(-1).view(np.uint8)[array.offset : array.offset + size]
+            return flat.view(array.dtype).reshape(array.shape)
         if not isinstance(array, FakeArray):
             raise HostAccess("an array of the host was taken for one of the device")
         return array._values
 
 
-def device_runtime(bundle: Path, device: FakeDevice | None = None) -> DeviceRuntime:
+def device_runtime(bundle: Path, device: Device | None = None) -> DeviceRuntime:
     return DeviceRuntime(bundle, read_manifest(bundle), device or FakeDevice())

@@ -1,0 +1,131 @@
+"""NVIDIA's GPUs as a device of the runtime (`serving.runtime.device.Device`), through ONNX Runtime's CUDA provider."""
+
+import itertools
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.ort import onnxruntime
+from serving.runtime.device import DeviceArray, Shape
+
+Array = NDArray[Any]
+
+PROVIDER = "CUDAExecutionProvider"
+SHAPE_OPERATORS = frozenset({"Shape", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Mul", "Add", "Sub"})
+"""What ONNX Runtime computes in the host's memory on purpose, where it makes one shape of another."""
+
+
+class CudaArray:
+    """An array in the memory of the GPU."""
+
+    def __init__(self, value: onnxruntime.OrtValue, shape: Shape, dtype: Any) -> None:
+        self.value, self.shape, self.dtype = value, shape, np.dtype(dtype)
+        self.address = int(value.data_ptr())
+
+
+class CudaDevice:
+    """The first GPU that the process sees; ``memory_bytes`` is what each graph takes at most for its work."""
+
+    fixed_rows = True
+    """cuBLAS chooses how to multiply by the number of rows."""
+
+    def __init__(self, memory_bytes: int | None = None) -> None:
+        limit = {} if memory_bytes is None else {"gpu_mem_limit": str(memory_bytes)}
+        # Where products of fp32 are rounded to TF32, they are no longer those of fp32. What is asked for is taken, for
+        # a doubled arena would soon be the whole card.
+        self._options = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", **limit}
+        self._recordings = itertools.count(1)
+
+    def zeros(self, shape: Shape, dtype: Any) -> CudaArray:
+        """See `Device`."""
+        return self.array(np.zeros(shape, dtype))
+
+    def empty(self, shape: Shape, dtype: Any) -> CudaArray:
+        """See `Device`."""
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(dtype).type, "cuda", 0)
+        return CudaArray(value, shape, dtype)
+
+    def array(self, values: Array) -> CudaArray:
+        """See `Device`."""
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), "cuda", 0)
+        return CudaArray(value, values.shape, values.dtype)
+
+    def upload(self, values: Array, array: DeviceArray) -> None:
+        """See `Device`."""
+        _value(array).update_inplace(values)
+
+    def download(self, array: DeviceArray) -> Array:
+        """See `Device`."""
+        values: Array = _value(array).numpy()
+        return values
+
+    def session(self, graph: Path, repeated: bool = False) -> onnxruntime.InferenceSession:
+        """See `Device`; what is ``repeated`` is recorded at its first runs, and then launched as one (a CUDA graph)."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        provider = PROVIDER, {**self._options, "enable_cuda_graph": "1" if repeated else "0"}
+        session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        if elsewhere := sorted(_elsewhere(session)):
+            raise RuntimeError(f"{graph.name}: {', '.join(elsewhere)} would not be computed on the GPU")
+        return session
+
+    def bind(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Mapping[str, DeviceArray],
+        outputs: Mapping[str, DeviceArray],
+        host_inputs: Mapping[str, Array],
+    ) -> Callable[[], None]:
+        """See `Device`."""
+        return _Run(session, inputs, outputs, host_inputs, next(self._recordings))
+
+
+class _Run:
+    """A session bound to arrays."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Mapping[str, DeviceArray],
+        outputs: Mapping[str, DeviceArray],
+        host_inputs: Mapping[str, Array],
+        recording: int,
+    ) -> None:
+        self._session, self._binding = session, session.io_binding()
+        # The binding knows the addresses only.
+        self._kept = [*inputs.values(), *outputs.values(), *host_inputs.values()]
+        for name, values in host_inputs.items():
+            self._binding.bind_cpu_input(name, values)
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cuda", 0, array.dtype.type, array.shape, array.address)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cuda", 0, array.dtype.type, array.shape, array.address)
+        self._options = onnxruntime.RunOptions()
+        if session.get_provider_options()[PROVIDER]["enable_cuda_graph"] == "1":
+            self._options.add_run_config_entry("gpu_graph_id", str(recording))
+            weakref.finalize(self, session.release_captured_graph, recording)
+
+    def __call__(self) -> None:
+        self._session.run_with_iobinding(self._binding, self._options)
+
+
+def _value(array: DeviceArray) -> onnxruntime.OrtValue:
+    assert isinstance(array, CudaArray)
+    return array.value
+
+
+def _elsewhere(session: onnxruntime.InferenceSession) -> set[str]:
+    """The operators of ``session`` that are not computed on the GPU and should be."""
+    return {
+        f"{node.op_type} ({node.name})"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != PROVIDER
+        for node in part.get_nodes()
+        if node.op_type not in SHAPE_OPERATORS
+    }
