@@ -22,6 +22,7 @@ from serving.engine.scheduler import Scheduler
 from serving.engine.step import take_step
 from serving.errors import BUG, NotReady, ServiceError
 from serving.runtime.interface import DecoderBatch, Runtime
+from serving.runtime.rows import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,11 @@ class Engine:
         self._runtime, self._batch = runtime, batch
         self._scheduler: Scheduler[Job] = Scheduler(batch.rows, encode_tokens, share)
         self._intake: Intake[Job] = Intake(self._scheduler, queue_tokens)
+        # A step looks at nobody who has nothing to decide: there may be hundreds of them.
+        self._greedy: dict[Slot, TranslationJob] = {}
+        """By their slots, the jobs that the decoder batch writes by itself."""
+        self._searching: dict[TranslationJob, None] = {}
+        """The other jobs that have slots, in the order in which they came."""
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -131,7 +137,7 @@ class Engine:
         if admitted := self._scheduler.take_turn(begin):
             self._scheduler.start(self._encode(admitted), time.monotonic())
         if self._scheduler.running:
-            self._step([job for job in self._scheduler.running if isinstance(job, TranslationJob)])
+            self._step()
         self._scheduler.end_turn(time.monotonic() - begin)
 
     def _encode(self, jobs: Sequence[Job]) -> list[TranslationJob]:
@@ -157,14 +163,18 @@ class Engine:
                     if isinstance(job, TranslationJob):
                         job.start(self._batch, result, index)
                         started.append(job)
+                        if job.greedy:
+                            self._greedy[job.slots[0]] = job
+                        else:
+                            self._searching[job] = None
                     elif isinstance(job, EncodingJob):
                         job.finish(self._runtime, result, index)
         return started
 
-    def _step(self, jobs: Sequence[TranslationJob]) -> None:
+    def _step(self) -> None:
         self.work.steps += 1
         self.work.rows += len(self._batch)
-        done = take_step(self._batch, jobs, self._blaming)
+        done = take_step(self._batch, self._greedy, self._searching, self._blaming)
         self._scheduler.finish(done)
         for job in done:
             self._release(job)
@@ -190,5 +200,7 @@ class Engine:
     def _release(self, job: Job) -> None:
         """Free the slots of ``job``, if it has any."""
         if isinstance(job, TranslationJob) and job.slots:
+            self._greedy.pop(job.slots[0], None)
+            self._searching.pop(job, None)
             self._batch.release(job.slots)
             job.slots = []

@@ -2,43 +2,47 @@
 
 from asyncio import AbstractEventLoop
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from serving.engine.jobs import Job, TranslationJob
 from serving.engine.listeners import Listener, tell
 from serving.runtime.interface import DecoderBatch
-from serving.runtime.rows import Continuation
-from serving.runtime.step_result import Ask, StepResult
+from serving.runtime.rows import Continuation, Slot
+from serving.runtime.step_result import Ask, StepResult, Written
 
 Blaming = Callable[[Job], AbstractContextManager[None]]
 """A context in which an exception ends that job, and nothing else."""
 
 
-def take_step(batch: DecoderBatch, jobs: Sequence[TranslationJob], blaming: Blaming) -> list[TranslationJob]:
-    """Take a step of ``batch``, whose slots are those of ``jobs``; returns the jobs that are done."""
+def take_step(
+    batch: DecoderBatch, greedy: Mapping[Slot, TranslationJob], searching: Iterable[TranslationJob], blaming: Blaming
+) -> list[TranslationJob]:
+    """Take a step of ``batch``, whose slots are those of ``greedy`` jobs and of ``searching`` ones; returns the jobs
+    that are done."""
     asks: dict[TranslationJob, list[Ask]] = {}
-    for job in jobs:
-        if not job.greedy:
-            with blaming(job):
-                asks[job] = job.ask()
+    for job in list(searching):
+        with blaming(job):
+            asks[job] = job.ask()
     if not len(batch):
         return []  # all have failed
     step = batch.step([ask for asked in asks.values() for ask in asked])
-    done = _end_greedy(jobs, step, blaming) if step.ended else []
+    done = _end_greedy(greedy, step.ended, blaming)
     if asks:
         done += _search(batch, asks, step, blaming)
     return done
 
 
-def _end_greedy(jobs: Sequence[TranslationJob], step: StepResult, blaming: Blaming) -> list[TranslationJob]:
-    """Take what greedy slots have written that ended in this ``step``; returns their jobs."""
-    ended, done = {written.slot: written for written in step.ended}, []
-    for job in jobs:
-        if job.slots and (written := ended.get(job.slots[0])):
-            with blaming(job):
-                job.take(written)
-                done.append(job)
+def _end_greedy(
+    greedy: Mapping[Slot, TranslationJob], ended: Sequence[Written], blaming: Blaming
+) -> list[TranslationJob]:
+    """Take what greedy slots have written that ``ended`` in this step; returns their jobs."""
+    done = []
+    for written in ended:
+        job = greedy[written.slot]
+        with blaming(job):
+            job.take(written)
+            done.append(job)
     return done
 
 

@@ -1,7 +1,8 @@
-"""The decoder batch: slots, the rows they are packed into, and the cache and the graph behind the rows.
+"""The decoder batch: slots, the rows they have, and the cache and the graph behind the rows.
 
-The life of a row: `RowBatch.admit` puts a source into a free row and gives a slot. `step` copies the last rows into
-those that have been freed, runs the graph, and goes on with the likeliest token in every row. For a search `reorder`
+The life of a row: `RowBatch.admit` puts a source into a free row and gives a slot. `step` runs the graph and goes on
+with the likeliest token in every row. Before, where fewer rows make a step faster, it copies the last ones into those
+that have been freed. For a search `reorder`
 then replaces that token, and copies the rows of hypotheses that fork. Whoever has the slot calls `release`.
 """
 
@@ -58,6 +59,8 @@ class Cache(Protocol):
 class Decoder(Protocol):
     """The decoder graph over a cache and a state."""
 
+    packed: bool
+    """Whether a step is faster with fewer rows, so that those in use should have no holes between them."""
     gives_log_softmax: bool
     """Whether a step can give the log-probabilities of all tokens; bundles written before cannot."""
 
@@ -69,7 +72,7 @@ class Decoder(Protocol):
 
 
 class RowBatch:
-    """`serving.runtime.interface.DecoderBatch` in rows that are packed from 0 on."""
+    """`serving.runtime.interface.DecoderBatch` in rows."""
 
     def __init__(self, state: RowState, cache: Cache, decoder: Decoder, vocabulary: int) -> None:
         self.rows = len(state.token)
@@ -99,8 +102,12 @@ class RowBatch:
         """See `DecoderBatch`."""
         self._tidy_once()
         self._tidied = False
-        self._copy(self._rows.pack())
-        rows, state = len(self._rows), self._state
+        state = self._state
+        if self._decoder.packed:
+            self._copy(self._rows.pack())
+        elif holes := self._rows.holes:
+            state.idle(holes)
+        rows = len(self._rows.slots)
         for slot, _, given in asks:
             if given is not None:
                 state.given[slot.row] = given

@@ -35,6 +35,8 @@ class CpuDecoder:
     No row's numbers depend on how the threads are spent: none depend on the other rows or on the number of threads.
     """
 
+    packed = True
+
     def __init__(
         self,
         manifest: Manifest,

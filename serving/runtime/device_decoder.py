@@ -8,17 +8,13 @@ from numpy.typing import NDArray
 
 from export.bundle import LOG_SOFTMAX, Manifest
 from export.ort import onnxruntime
-from model.tokenizer import START
 from serving.runtime.bindings import Bindings
 from serving.runtime.device import Block, Device, DeviceArray, first_rows
 from serving.runtime.device_cache import DeviceCache
-from serving.runtime.row_state import RowState
+from serving.runtime.row_state import IDLE, RowState
 from serving.runtime.step_result import StepArrays
 
 Array = NDArray[Any]
-
-IDLE = {"token": START, "given": START, "position": 0, "lengths": 1}
-"""What a step reads of rows that are not in use: the beginning of a translation of one token."""
 
 
 class Bound(NamedTuple):
@@ -44,6 +40,7 @@ class DeviceDecoder:
         self._device, self._session = device, session
         self._cache, self._state = cache, state
         self._vocabulary = manifest.model.vocabulary
+        self.packed = not device.fixed_rows
         self.gives_log_softmax = manifest.gives_log_softmax
         self._log_softmax: DeviceArray | None = None
         """Room for the log-probabilities of all tokens in all rows, shared by all that is bound."""
@@ -52,7 +49,7 @@ class DeviceDecoder:
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         """See `serving.runtime.batch.Decoder`."""
         self._cache.settle()
-        taken = self._cache.rows if self._device.fixed_rows else rows
+        taken = rows if self.packed else self._cache.rows
         (run, inputs, outputs), _ = self._bindings.get((taken, k, whole), lambda: self._bind(taken, k, whole))
         for name, values in inputs.values.items():
             values[:rows] = self._state.inputs[name][:rows]

@@ -10,6 +10,9 @@ from model.tokenizer import END, START
 
 Array = NDArray[Any]
 
+IDLE = {"token": START, "position": 0, "lengths": 1, "given": START}
+"""What a step reads of a row that is not in use: the beginning of a translation of one token."""
+
 
 class RowState:
     """Small arrays, a number or a list of tokens a row, in the host's memory.
@@ -39,6 +42,12 @@ class RowState:
     def begin(self, row: int, length: int, limit: int) -> None:
         """A source of ``length`` tokens begins in ``row``, greedy with a ``limit``, in another way with 0."""
         self.token[row], self.position[row], self.lengths[row], self._limits[row] = START, 0, length, limit
+
+    def idle(self, rows: Sequence[int]) -> None:
+        """Nobody uses ``rows``, but the next step takes them too."""
+        for name, value in IDLE.items():
+            self.inputs[name][rows] = value
+        self._limits[rows] = 0
 
     def advance(self, tokens: Array, log_probabilities: Array) -> list[int]:
         """Go on with a step's likeliest ``tokens`` ``[n]`` and their ``log_probabilities`` ``[n]`` in the first n rows.

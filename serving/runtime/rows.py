@@ -1,5 +1,6 @@
-"""Which row of a step is whose: slots in use are packed into rows from 0 on, whoever joins and leaves."""
+"""Which row of a step is whose: slots in use have rows from 0 on, whoever joins and leaves."""
 
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,8 +40,9 @@ class Rows:
 
     def __init__(self) -> None:
         self.slots: list[Slot] = []
-        """By row; a row that has been freed since they were packed keeps its last."""
+        """By row; one that has been freed since they were packed keeps its last."""
         self._free: list[int] = []
+        """A heap."""
         self._used = 0
 
     def __len__(self) -> int:
@@ -51,22 +53,20 @@ class Rows:
         """Whether a slot has ``row``."""
         return row < len(self.slots) and self.slots[row].row == row
 
+    @property
+    def holes(self) -> list[int]:
+        """Rows that have been freed and not been filled since."""
+        return self._free
+
     def place(self) -> Slot:
-        """A new slot: in a row that has been freed, or else at the end. Not between two `follow`."""
-        if self._free:
-            row = min(self._free)  # the least that then has to be moved
-            self._free.remove(row)
-            slot = self.slots[row] = Slot(row)
-        else:
-            slot = self._append()
+        """A new slot: in a row that has been freed, the first of them, or else at the end. Not between two `follow`."""
         self._used += 1
-        return slot
+        return self._new()
 
     def follow(self, slots: Sequence[Slot], parents: Sequence[int]) -> tuple[list[Slot], list[Copy]]:
         """Let a search's hypotheses go on from those of its ``slots`` at the indexes ``parents``; frees the others.
 
-        Returns their slots, and the copies that this takes. The first that continues a hypothesis keeps its slot. Rows
-        that a beam grows into are new ones at the end.
+        Returns their slots, and the copies that this takes. The first that continues a hypothesis keeps its slot.
         """
         if len(parents) == len(slots) == 1:
             return list(slots), []
@@ -79,7 +79,7 @@ class Rows:
                 slot = slots[parent]
             else:
                 grows = not spare
-                slot = self._append() if grows else spare.pop()
+                slot = self._new() if grows else spare.pop()
                 copies.append(Copy(slots[parent].row, slot.row, with_source=grows))
             following.append(slot)
         self._used += len(following) - len(slots) + len(spare)
@@ -89,7 +89,7 @@ class Rows:
     def release(self, slots: Sequence[Slot]) -> None:
         """Free the rows of ``slots``."""
         for slot in slots:
-            self._free.append(slot.row)
+            heapq.heappush(self._free, slot.row)
             slot.row = -1
         self._used -= len(slots)
 
@@ -109,7 +109,11 @@ class Rows:
         self._free = []
         return copies
 
-    def _append(self) -> Slot:
-        slot = Slot(len(self.slots))
-        self.slots.append(slot)
+    def _new(self) -> Slot:
+        if self._free:
+            row = heapq.heappop(self._free)  # of all, the least that packing would have to move
+            slot = self.slots[row] = Slot(row)
+        else:
+            slot = Slot(len(self.slots))
+            self.slots.append(slot)
         return slot

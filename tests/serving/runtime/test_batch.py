@@ -48,8 +48,8 @@ class Lists:
 
     gives_log_softmax = True
 
-    def __init__(self, state: RowState) -> None:
-        self.state = state
+    def __init__(self, state: RowState, packed: bool = True) -> None:
+        self.state, self.packed = state, packed
         self.sources: list[int | None] = [None] * ROWS
         self.targets: list[list[int]] = [[] for _ in range(ROWS)]
         self.given_back: list[int] = []
@@ -81,11 +81,15 @@ class Lists:
 
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         self.asked.append((rows, k, whole))
-        every = np.empty((rows, VOCABULARY), np.float32)
+        every = np.zeros((rows, VOCABULARY), np.float32)
         for row in range(rows):
             position = int(self.state.position[row])
             self.targets[row][position:] = [int(self.state.token[row])]
             source = self.sources[row]
+            if self.state.lengths[row] == 1:  # a row that nobody uses
+                assert not self.packed
+                assert self.targets[row] == [START]
+                continue
             assert source is not None
             every[row] = log_softmax(source, self.targets[row])
         tokens = np.argsort(-every, axis=1, kind="stable")[:, :k]
@@ -93,9 +97,9 @@ class Lists:
         return StepArrays(tokens, np.take_along_axis(every, tokens, 1), given, every if whole else None)
 
 
-def batch_of() -> tuple[RowBatch, Lists]:
+def batch_of(packed: bool = True) -> tuple[RowBatch, Lists]:
     state = RowState(ROWS, POSITIONS)
-    lists = Lists(state)
+    lists = Lists(state, packed)
     return RowBatch(state, lists, lists, VOCABULARY), lists
 
 
@@ -113,9 +117,9 @@ class Search:
 class Turns(RuleBasedStateMachine):
     """What an engine does with a batch, in any order."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.batch, self.lists = batch_of()
+    @initialize(packed=st.booleans())
+    def begin(self, packed: bool) -> None:
+        self.batch, self.lists = batch_of(packed)
         self.searches: list[Search] = []
         self.sources = 0
 

@@ -44,11 +44,12 @@ class Memory:
 
 
 class Steps(RuleBasedStateMachine):
-    """An engine's turns: some join, rows are packed, then in a step some follow, some finish, some are cancelled."""
+    """An engine's turns: some join, rows are packed, or never are, then in a step some follow, some finish, some are
+    cancelled."""
 
-    @initialize(limit=st.integers(1, 14))
-    def begin(self, limit: int) -> None:
-        self.limit = limit
+    @initialize(limit=st.integers(1, 14), packed=st.booleans())
+    def begin(self, limit: int, packed: bool) -> None:
+        self.limit, self.packed = limit, packed
         self.rows = Rows()
         self.memory = Memory()
         self.running: list[Beam] = []
@@ -77,7 +78,8 @@ class Steps(RuleBasedStateMachine):
 
     @rule(choices=st.data(), cancelled=st.floats(0, 0.3))
     def step(self, choices: Any, cancelled: float) -> None:
-        self.pack()
+        if self.packed:
+            self.pack()
         copies: list[Copy] = []
         leaving: list[Beam] = []
         for job in self.running:
