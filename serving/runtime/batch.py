@@ -62,7 +62,7 @@ class Decoder(Protocol):
     packed: bool
     """Whether a step is faster with fewer rows, so that those in use should have no holes between them."""
     gives_log_softmax: bool
-    """Whether a step can give the log-probabilities of all tokens; bundles written before cannot."""
+    """Whether a step can give the log-probabilities of all tokens: not of a bundle written before, nor on a device."""
 
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         """One step for the first ``rows`` rows, each at its own position; the cache is written in place.

@@ -30,9 +30,6 @@ class CudaArray:
 class CudaDevice:
     """The first GPU that the process sees; ``memory_bytes`` is what each graph takes at most for its work."""
 
-    fixed_rows = True
-    """cuBLAS chooses how to multiply by the number of rows."""
-
     def __init__(self, memory_bytes: int | None = None) -> None:
         limit = {} if memory_bytes is None else {"gpu_mem_limit": str(memory_bytes)}
         # Where products of fp32 are rounded to TF32, they are no longer those of fp32. What is asked for is taken, for

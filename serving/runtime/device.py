@@ -47,17 +47,8 @@ class Part:
         return self.whole.address + self.offset
 
 
-def first_rows(array: DeviceArray, rows: int) -> Part:
-    """The first ``rows`` of ``array``."""
-    return Part(array, 0, (rows, *array.shape[1:]), array.dtype)
-
-
 class Device(Protocol):
     """Allocates, copies to and fro, and runs graphs."""
-
-    fixed_rows: bool
-    """Whether a row's numbers depend on how many rows are multiplied with it, or each number of rows has its price:
-    then every step takes all rows that a batch has room for."""
 
     def zeros(self, shape: Shape, dtype: Any) -> DeviceArray:
         """An array of zeros."""

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import LOG_SOFTMAX, Manifest
+from export.bundle import Manifest
 from export.ort import onnxruntime
 from serving.runtime.bindings import Bindings
-from serving.runtime.device import Block, Device, DeviceArray, first_rows
+from serving.runtime.device import Block, Device
 from serving.runtime.device_cache import DeviceCache
 from serving.runtime.row_state import IDLE, RowState
 from serving.runtime.step_result import StepArrays
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 class Bound(NamedTuple):
-    """A step for a number of rows and k, ready to run."""
+    """A step for a k, ready to run."""
 
     run: Callable[[], None]
     inputs: Block
@@ -27,7 +27,14 @@ class Bound(NamedTuple):
 
 
 class DeviceDecoder:
-    """Steps over one cache and one state (`serving.runtime.batch.Decoder`)."""
+    """Steps over one cache and one state (`serving.runtime.batch.Decoder`).
+
+    Every step takes all rows there is room for, those that nobody uses too. On a GPU they cost next to nothing, and how
+    its libraries multiply depends on how many rows there are: so a row's numbers do not depend on the others.
+    """
+
+    packed = gives_log_softmax = False
+    """All tokens of all rows would be megabytes: who wants many tokens has them found on the device."""
 
     def __init__(
         self,
@@ -40,31 +47,24 @@ class DeviceDecoder:
         self._device, self._session = device, session
         self._cache, self._state = cache, state
         self._vocabulary = manifest.model.vocabulary
-        self.packed = not device.fixed_rows
-        self.gives_log_softmax = manifest.gives_log_softmax
-        self._log_softmax: DeviceArray | None = None
-        """Room for the log-probabilities of all tokens in all rows, shared by all that is bound."""
         self._bindings: Bindings[Bound] = Bindings()
 
     def step(self, rows: int, k: int, whole: bool) -> StepArrays:
         """See `serving.runtime.batch.Decoder`."""
+        assert not whole
         self._cache.settle()
-        taken = rows if self.packed else self._cache.rows
-        (run, inputs, outputs), _ = self._bindings.get((taken, k, whole), lambda: self._bind(taken, k, whole))
+        k = min(1 << (k - 1).bit_length(), self._vocabulary)  # a few steps that are bound serve everybody
+        (run, inputs, outputs), _ = self._bindings.get(k, lambda: self._bind(k))
         for name, values in inputs.values.items():
             values[:rows] = self._state.inputs[name][:rows]
             values[rows:] = IDLE[name]
         inputs.upload()
         run()
         arrays = {name: values[:rows] for name, values in outputs.download().items()}
-        every = None
-        if whole:
-            assert self._log_softmax is not None
-            every = self._device.download(self._log_softmax)[:rows]
-        return StepArrays(arrays["tokens"], arrays["log_probabilities"], arrays["given_log_probability"], every)
+        return StepArrays(arrays["tokens"], arrays["log_probabilities"], arrays["given_log_probability"], None)
 
-    def _bind(self, rows: int, k: int, whole: bool) -> Bound:
-        device = self._device
+    def _bind(self, k: int) -> Bound:
+        device, rows = self._device, self._cache.rows
         by_size = sorted(self._state.inputs.items(), key=lambda item: -item[1].itemsize)
         inputs = Block(device, {name: ((rows,), values.dtype) for name, values in by_size})
         outputs = Block(
@@ -75,12 +75,7 @@ class DeviceDecoder:
                 "given_log_probability": ((rows,), np.float32),
             },
         )
-        caches: dict[str, DeviceArray] = {name: first_rows(array, rows) for name, array in self._cache.arrays.items()}
+        caches = self._cache.arrays
         written = {f"{name}_out": array for name, array in caches.items() if not name.startswith("last")}
-        every: dict[str, DeviceArray] = {}
-        if whole:
-            if self._log_softmax is None:
-                self._log_softmax = device.empty((self._cache.rows, self._vocabulary), np.float32)
-            every[LOG_SOFTMAX] = first_rows(self._log_softmax, rows)
-        run = device.bind(self._session, inputs.parts | caches, outputs.parts | written | every, {"k": np.array([k])})
+        run = device.bind(self._session, inputs.parts | caches, outputs.parts | written, {"k": np.array([k])})
         return Bound(run, inputs, outputs)

@@ -48,8 +48,7 @@ class FakeArray:
 class FakeDevice:
     """`serving.runtime.device.Device` in the host's memory, which notices what would fail, or go wrong, on a real one."""
 
-    def __init__(self, fixed_rows: bool = False) -> None:
-        self.fixed_rows = fixed_rows
+    def __init__(self) -> None:
         self.runs = self.moved = 0
         """Graphs run, and bytes copied to the device or back."""
 

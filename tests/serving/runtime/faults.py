@@ -37,24 +37,47 @@ def lost(device: Device, *names: str) -> Faulty:
     return Faulty(device, bind=bind)
 
 
-def uploads(device: Device, name: str, change: Callable[[Array, Array], Array]) -> Faulty:
-    """``change`` makes of the decoder's input ``name``, and of what was uploaded for it first, what is uploaded."""
-    blocks: dict[int, Part] = {}
-    first: dict[int, Array] = {}
+Change = Callable[[Array, Array], Array]
+"""What values become, given those of the step before (of the first, themselves)."""
 
-    def bind(right: Right, session: Any, inputs: Mapping[str, Any], outputs: Any, host: Any) -> Any:
-        if "token" in inputs:
-            blocks[id(inputs[name].whole)] = inputs[name]
+
+def uploads(device: Device, name: str, change: Change) -> Faulty:
+    """``change`` decides what is uploaded for the decoder's input ``name``."""
+    return _moved(device, "upload", lambda inputs, outputs: inputs if "token" in inputs else {}, name, change)
+
+
+def found(device: Device, name: str, change: Change) -> Faulty:
+    """``change`` decides what is downloaded of the decoder's output ``name``."""
+    return _moved(device, "download", lambda inputs, outputs: outputs if "tokens" in outputs else {}, name, change)
+
+
+def _moved(
+    device: Device, way: str, arrays: Callable[[Any, Any], Mapping[str, Any]], name: str, change: Change
+) -> Faulty:
+    blocks: dict[int, Part] = {}
+    before: dict[int, Array] = {}
+
+    def bind(right: Right, session: Any, inputs: Any, outputs: Any, host: Any) -> Any:
+        if part := arrays(inputs, outputs).get(name):
+            blocks[id(part.whole)] = part
         return right(session, inputs, outputs, host)
 
-    def upload(right: Right, values: Array, array: DeviceArray) -> None:
+    def changed(array: DeviceArray, values: Array) -> Array:
         if part := blocks.get(id(array)):
             values = values.copy()
             own = _of(part, values)
-            own[...] = change(own.copy(), first.setdefault(id(array), own.copy()))
-        right(values, array)
+            right = own.copy()
+            own[...] = change(right.copy(), before.get(id(array), right))
+            before[id(array)] = right
+        return values
 
-    return Faulty(device, bind=bind, upload=upload)
+    def upload(right: Right, values: Array, array: DeviceArray) -> None:
+        right(changed(array, values), array)
+
+    def download(right: Right, array: DeviceArray) -> Array:
+        return changed(array, right(array))
+
+    return Faulty(device, bind=bind, **({"upload": upload} if way == "upload" else {"download": download}))
 
 
 def _of(part: Part, values: Array) -> Array:
@@ -64,15 +87,18 @@ def _of(part: Part, values: Array) -> Array:
 
 
 def stale(device: Device, name: str) -> Faulty:
-    """Whatever comes after the first step of a number of rows, its ``name`` is used."""
-    return uploads(device, name, lambda values, first: first)
+    """At each step the decoder reads the ``name`` of the step before."""
+    return uploads(device, name, lambda _, before: before)
+
+
+def exchange(values: Array, _: Array) -> Array:
+    """Wherever there are several rows, the first two have each other's values."""
+    return values[[1, 0, *range(2, len(values))]] if len(values) > 1 else values
 
 
 def exchanged(device: Device, name: str) -> Faulty:
-    """Wherever there are several rows, two have each other's ``name``."""
-    return uploads(
-        device, name, lambda values, _: values[[1, 0, *range(2, len(values))]] if len(values) > 1 else values
-    )
+    """See `exchange`."""
+    return uploads(device, name, exchange)
 
 
 def off_by_one(device: Device, by: int, row: int) -> Faulty:
@@ -93,7 +119,7 @@ def forgetful(device: Device, position: int) -> Faulty:
         run = right(session, inputs, outputs, host)
         if "position" not in inputs:
             return run
-        caches = [array.whole for name, array in outputs.items() if name.startswith("self_value")]
+        caches = [array for name, array in outputs.items() if name.startswith("self_value")]
 
         def forget() -> None:
             positions = inputs["position"]
@@ -110,16 +136,6 @@ def forgetful(device: Device, position: int) -> Faulty:
     return Faulty(device, bind=bind)
 
 
-def other_softmax(device: Device, vocabulary: int) -> Faulty:
-    """The log-probabilities of all tokens come in another order."""
-
-    def download(right: Right, array: DeviceArray) -> Array:
-        values: Array = right(array)
-        return np.roll(values, 1, -1) if array.shape[1:] == (vocabulary,) else values
-
-    return Faulty(device, download=download)
-
-
 def poisoned(device: Device) -> Faulty:
     """Caches begin as something that is no number."""
 
@@ -129,21 +145,23 @@ def poisoned(device: Device) -> Faulty:
     return Faulty(device, zeros=zeros)
 
 
-FAULTS: dict[str, Callable[[Device, int], Faulty]] = {
-    "no key is written": lambda device, _: lost(device, "self_key_0_out", "self_key_1_out"),
-    "one layer's values are not written": lambda device, _: lost(device, "self_value_1_out"),
-    "the source's keys are not put into rows": lambda device, _: lost(device, "cross_key_0_out"),
-    "token of the step before": lambda device, _: stale(device, "token"),
-    "position of the step before": lambda device, _: stale(device, "position"),
-    "lengths of the step before": lambda device, _: stale(device, "lengths"),
-    "given token of the step before": lambda device, _: stale(device, "given"),
-    "all tokens' probabilities in another order": other_softmax,
-    "tokens of two rows exchanged": lambda device, _: exchanged(device, "token"),
-    "positions of two rows exchanged": lambda device, _: exchanged(device, "position"),
-    "lengths of two rows exchanged": lambda device, _: exchanged(device, "lengths"),
-    "the first source a token too short": lambda device, _: off_by_one(device, -1, 0),
-    "the first source a token too long": lambda device, _: off_by_one(device, 1, 0),
-    "the twelfth source a token too short": lambda device, _: off_by_one(device, -1, 11),
-    "the twelfth source a token too long": lambda device, _: off_by_one(device, 1, 11),
+FAULTS: dict[str, Callable[[Device], Faulty]] = {
+    "no key is written": lambda device: lost(device, "self_key_0_out", "self_key_1_out"),
+    "one layer's values are not written": lambda device: lost(device, "self_value_1_out"),
+    "the source's keys are not put into rows": lambda device: lost(device, "cross_key_0_out"),
+    "token of the step before": lambda device: stale(device, "token"),
+    "position of the step before": lambda device: stale(device, "position"),
+    "lengths of the step before": lambda device: stale(device, "lengths"),
+    "given token of the step before": lambda device: stale(device, "given"),
+    "log-probabilities of two rows exchanged": lambda device: found(device, "log_probabilities", exchange),
+    "tokens found of two rows exchanged": lambda device: found(device, "tokens", exchange),
+    "log-probabilities of the step before": lambda device: found(device, "log_probabilities", lambda _, before: before),
+    "tokens of two rows exchanged": lambda device: exchanged(device, "token"),
+    "positions of two rows exchanged": lambda device: exchanged(device, "position"),
+    "lengths of two rows exchanged": lambda device: exchanged(device, "lengths"),
+    "the first source a token too short": lambda device: off_by_one(device, -1, 0),
+    "the first source a token too long": lambda device: off_by_one(device, 1, 0),
+    "the twelfth source a token too short": lambda device: off_by_one(device, -1, 11),
+    "the twelfth source a token too long": lambda device: off_by_one(device, 1, 11),
 }
-"""Each made of a device and the size of the vocabulary."""
+"""Each plants itself in a device."""

@@ -93,5 +93,6 @@ def test_a_step_takes_only_small_arrays_to_the_device_and_back(lively_bundle: Ca
     batch.step([])
     device.moved = 0
     batch.step([])
-    # Token, position, length and given token of each row; two tokens with their probabilities, and the given one's.
-    assert device.moved == 3 * (8 + 4 + 4 + 8) + 3 * (2 * 8 + 2 * 4 + 4)
+    # Of five rows, those in use and the others: token, position, length and given token; two tokens with their
+    # probabilities, and the given one's.
+    assert device.moved == 5 * (8 + 4 + 4 + 8) + 5 * (2 * 8 + 2 * 4 + 4)
