@@ -30,8 +30,8 @@ def run(
     with holding(settings):
         manifest = read_manifest(settings.bundle)
         check_device(settings.bundle, manifest, settings.device)
-        starting(manifest)
         stop = Stop()
+        starting(manifest)
         if ray:
             try:
                 from serving import ray_service  # only now: Ray may not be installed
