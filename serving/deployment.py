@@ -1,10 +1,5 @@
 """Replicas of the service, as Ray Serve runs them."""
 
-import asyncio
-import gc
-import os
-import sys
-import time
 from typing import Any
 
 from serving.ray_environment import prepare
@@ -18,69 +13,38 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from starlette.applications import Starlette
 
 from serving import autoscaling
-from serving.api import native
-from serving.ingress import LEAVING_SECONDS, Ingress
-from serving.pipeline import Pipeline
+from serving.ingress import LEAVING_SECONDS
+from serving.replica import Replica
 from serving.settings import Settings
 
 NAME = "dragoman"
-GARBAGE = 50_000
-"""Objects more than before that are looked through for garbage: a crowded engine has many that are none."""
-SWITCH_SECONDS = 0.0005
-"""After which a thread that waits for Python's lock is given it."""
-PARTING_SECONDS = 0.3
-"""How long a replica whose engine has ended still answers that it has."""
 
 
 @serve.deployment(name=NAME)
 @serve.ingress()
 class Dragoman:
-    """One replica: a process that holds a pipeline and answers HTTP itself."""
+    """One replica, in a process of its own; Serve starts another when that ends."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
         _keep_to_loopback()
-        chosen = Settings(**settings)
-        self.pipeline = Pipeline(chosen)
-        await self.pipeline.warm_up()
-        self.routes = native.build(self.pipeline)
-        # What is there by now stays: looking through it again and again for garbage would hold everything up.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE)
-        # The engine and the event loop share the interpreter with threads that read long texts.
-        sys.setswitchinterval(SWITCH_SECONDS)
-        self.ingress = Ingress(self.routes, chosen.host, chosen.port) if chosen.ingress == "direct" else None
-        self._loop = asyncio.get_running_loop()
-        self.pipeline.engine.when_broken = self._end
-
-    def _end(self) -> None:
-        """End this process, since its engine has; called by the engine's thread. Serve then starts another."""
-        try:
-            if self.ingress:
-                self._loop.call_soon_threadsafe(self.ingress.refuse)
-            time.sleep(PARTING_SECONDS)
-        finally:
-            os._exit(1)
+        self.replica = Replica(Settings(**settings))
+        await self.replica.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return self.routes
+        return self.replica.routes
 
     def check_health(self) -> None:
-        """Asked by Serve every second; raises when the engine is dead or stuck, or nobody listens."""
-        self.pipeline.engine.check_health()
-        if self.ingress and not self.ingress.alive:
-            raise RuntimeError("the HTTP server has ended")
+        """Asked by Serve every second; raises when the replica is of no use any more."""
+        self.replica.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `autoscaling.Policy` goes by."""
-        return {autoscaling.LOAD: self.pipeline.engine.load}
+        return {autoscaling.LOAD: self.replica.pipeline.engine.load}
 
     async def __del__(self) -> None:
         """Called by Serve when the replica is to go: what has come is still answered."""
-        if ingress := getattr(self, "ingress", None):
-            await ingress.drain()
-        if pipeline := getattr(self, "pipeline", None):
-            pipeline.close()
+        if replica := getattr(self, "replica", None):
+            await replica.close()
 
 
 def application(arguments: dict[str, Any]) -> serve.Application:

@@ -51,6 +51,12 @@ class Ingress:
         """Whether it takes requests."""
         return not self._serving.done()
 
+    async def begin(self) -> None:
+        """Return when it takes connections; RuntimeError when it has ended instead."""
+        await self._begun()
+        if not self.alive:
+            raise RuntimeError("the HTTP server has ended") from self._serving.exception()
+
     def refuse(self) -> None:
         """Take no new connections from now on; those there are, are asked to close."""
         self._leaving = True
@@ -60,8 +66,7 @@ class Ingress:
     async def drain(self) -> None:
         """Take no new connections, answer every request that has come, close."""
         self._leaving = True
-        while not self._server.started and self.alive:
-            await asyncio.sleep(0.01)
+        await self._begun()
         # Connections that wait to be accepted would be lost with the socket they came to.
         await asyncio.sleep(0.01)
         self.refuse()
@@ -72,6 +77,10 @@ class Ingress:
             await asyncio.sleep(0.05)
         self._server.should_exit = True
         await self._serving
+
+    async def _begun(self) -> None:
+        while not self._server.started and self.alive:
+            await asyncio.sleep(0.01)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def parting(message: Message) -> None:

@@ -6,6 +6,7 @@ version 2.60; `tests/serving/test_exposure.py` and `test_stopping.py` fail when 
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -14,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from serving.ray_environment import prepare_local
@@ -27,55 +27,13 @@ import ray._private.node
 import ray._private.utils
 import ray._private.worker
 
+from serving.start import StartError
+from serving.stop import SIGNALS, Stop
+
 LONGEST_FOLDER = 20
 """Bytes of the path in which ours is made: those of Ray's sockets are up to 87 longer, and the system takes 107."""
-DOUBLE_SECONDS = 0.5
-"""A signal that comes so soon after the first is the same one, which somebody has passed on as well."""
 END_SECONDS = 5.0
 """How long processes that have been killed are waited for."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class CannotStart(RuntimeError):
-    """Ray cannot start here; the message says why, and what to do."""
-
-
-class Stop:
-    """SIGINT and SIGTERM: the first asks for an orderly end, a second one ends everything at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.interrupts = False
-        """Whether the first raises KeyboardInterrupt in the main thread, besides."""
-        self.folder: Path | None = None
-        """What is to be removed if everything ends at once."""
-        self._first = 0.0
-        # A handler may run in the middle of anything, so it takes no lock.
-        self._woken, self._wake = os.pipe()
-        self.listen()
-
-    def listen(self) -> None:
-        """Take signals from now on, whoever took them before."""
-        for number in SIGNALS:
-            signal.signal(number, self._take)
-
-    def wait(self) -> None:
-        """Return when an end has been asked for."""
-        os.read(self._woken, 1)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            if time.monotonic() - self._first > DOUBLE_SECONDS:
-                _kill_children()
-                if self.folder:
-                    shutil.rmtree(self.folder, ignore_errors=True)
-                os._exit(128 + number)
-            return
-        self._first = time.monotonic()
-        self.asked = True
-        os.write(self._wake, b"!")
-        if self.interrupts:
-            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -83,14 +41,14 @@ def running(stop: Stop, **options: Any) -> Iterator[None]:
     """Start Ray with ``options`` of ``ray.init``, and end it and everything it started.
 
     While it starts, signals are only noted (``stop.asked``), and one that was noted before keeps it from starting.
-    CannotStart when it cannot.
+    StartError when it cannot.
     """
     if stop.asked:
         yield
         return
     _leave_out()
     with _private_folder() as folder:
-        stop.folder = folder
+        stop.at_once = functools.partial(_end_at_once, folder)
         token = folder / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32), encoding="utf-8")
@@ -111,7 +69,7 @@ def running(stop: Stop, **options: Any) -> Iterator[None]:
         except Exception as error:  # Ray raises many kinds
             end()
             way_out = "see whether memory is free, or set RAY_TMPDIR to another folder"
-            raise CannotStart(f"Ray cannot start: {error}; {way_out}") from None
+            raise StartError(f"Ray cannot start: {error}; {way_out}") from None
         finally:
             stop.listen()  # Ray has set handlers of its own
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -137,7 +95,7 @@ def _private_folder() -> Iterator[Path]:
     chosen, inside = os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR", "/tmp")
     if chosen and len(os.fsencode(chosen)) > LONGEST_FOLDER:
         size = len(os.fsencode(chosen))
-        raise CannotStart(f"RAY_TMPDIR has {size} bytes; the limit is {LONGEST_FOLDER}, for the paths of Ray's sockets")
+        raise StartError(f"RAY_TMPDIR has {size} bytes; the limit is {LONGEST_FOLDER}, for the paths of Ray's sockets")
     inside = chosen or (inside if len(os.fsencode(inside)) <= LONGEST_FOLDER else "/tmp")
     try:
         # Ray opens what it makes to everybody, so it gets a folder within.
@@ -145,7 +103,7 @@ def _private_folder() -> Iterator[Path]:
     except OSError as error:
         most = f"whose path has {LONGEST_FOLDER} bytes at most"
         said = f"cannot write to {inside}: {error.strerror}; set RAY_TMPDIR to a folder that can be written to, {most}"
-        raise CannotStart(said) from None
+        raise StartError(said) from None
     try:
         yield folder
     finally:
@@ -160,6 +118,11 @@ def end() -> None:
     else:
         _kill_children()
     ray.shutdown()
+
+
+def _end_at_once(folder: Path) -> None:
+    _kill_children()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kill_children() -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hypothesis
@@ -177,13 +177,26 @@ def converted(tmp_path_factory: pytest.TempPathFactory, small: Checkpoint) -> Pa
     return folder
 
 
+UNNEEDED = ("torch", "onnx", "onnxscript", "safetensors", "sacrebleu", "locust")
+"""What serving must do without."""
+
+
+def blocking(folder: Path, names: Sequence[str]) -> str:
+    """A PYTHONPATH under which every process, Ray's workers too, fails to import ``names``."""
+    (folder / "sitecustomize.py").write_text(f"import sys\nfor name in {tuple(names)}:\n    sys.modules[name] = None\n")
+    return f"{folder}{os.pathsep}{ROOT}"
+
+
 @pytest.fixture(scope="session")
 def without_torch(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PYTHONPATH under which every process, Ray's workers too, fails to import what serving must not need."""
-    names = ("torch", "onnx", "onnxscript", "safetensors", "sacrebleu", "locust")
-    folder = tmp_path_factory.mktemp("blocked")
-    (folder / "sitecustomize.py").write_text(f"import sys\nfor name in {names}:\n    sys.modules[name] = None\n")
-    return f"{folder}{os.pathsep}{ROOT}"
+    """A PYTHONPATH without what serving must not need."""
+    return blocking(tmp_path_factory.mktemp("blocked"), UNNEEDED)
+
+
+@pytest.fixture(scope="session")
+def without_ray(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH without that and Ray."""
+    return blocking(tmp_path_factory.mktemp("blocked"), (*UNNEEDED, "ray"))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import Any
 from loadtest.servers import StartFailed, clean_environment, free_port, wait_until_ready
 from tests.processes import family, kill
 
-__all__ = ["Answer", "dragoman", "fetch", "free_port", "running"]
+__all__ = ["Answer", "Service", "dragoman", "fetch", "free_port", "running", "started"]
 
 
 @contextmanager
@@ -38,6 +38,41 @@ def running(command: list[str], port: int, **environment: str) -> Iterator["subp
             process.wait()
         if process.stdout:
             process.stdout.close()
+
+
+class Service:
+    """A real service and what it says."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+        self.process, self.port, self.url = process, port, f"http://127.0.0.1:{port}"
+
+    def translate(self, text: str = "The file could not be opened.", more: str = "") -> "Answer":
+        return fetch(f"{self.url}/v1/translate", f'{{"text": "{text}"{more}}}'.encode())
+
+
+@contextmanager
+def started(bundle: Path, *arguments: str, wait: bool = True, **environment: str) -> Iterator[Service]:
+    """``dragoman serve`` of its own, which has said that it is ready; killed at the end unless it has ended."""
+    port = free_port()
+    command = [sys.executable, "-m", "serving.cli", "serve", "--bundle", str(bundle), "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment(**environment),
+    )
+    found = Service(process, port)
+    try:
+        if wait:
+            assert process.stdout
+            while "  curl " not in (line := process.stdout.readline()):
+                assert line, "it has not started"
+        yield found
+    finally:
+        if process.poll() is None:
+            kill(family(process.pid), signal.SIGKILL)
+        process.communicate()
 
 
 class Answer:

@@ -46,6 +46,10 @@ COMMANDS = [
         id="loadtest and serve",
         marks=pytest.mark.slow,
     ),
+    pytest.param(
+        ["loadtest", "--no-ray", "--bundle", SMALL, "--users", "2", "--seconds", "2", "--port", "{port}"],
+        id="loadtest and serve without Ray",
+    ),
     pytest.param(["bench", "--quick"], id="bench", marks=pytest.mark.slow),
 ]
 

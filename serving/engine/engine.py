@@ -49,8 +49,8 @@ class Engine:
     ) -> None:
         self.rows, self.queue_tokens = batch.rows, queue_tokens
         self.work = Work()
-        self.when_broken: Callable[[], None] = lambda: None
-        """Called at the end of the engine's thread, if an exception ends it."""
+        self.when_broken: Callable[[BaseException], None] = lambda failure: None
+        """Called at the end of the engine's thread, if an exception ends it, with that."""
         self._runtime, self._batch = runtime, batch
         self._scheduler: Scheduler[Job] = Scheduler(batch.rows, encode_tokens, share)
         self._intake: Intake[Job] = Intake(self._scheduler, queue_tokens)
@@ -122,7 +122,7 @@ class Engine:
         for job in self._intake.clear():
             job.fail(NotReady("the engine stopped before this was done"))
         if self._failure is not None:
-            self.when_broken()
+            self.when_broken(self._failure)
 
     def _turn(self) -> None:
         while not self._intake.has_work and self._batch.tidy():

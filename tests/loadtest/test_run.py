@@ -47,6 +47,16 @@ def test_starts_the_default_or_another_and_says_what_that_took(tmp_path: Path, b
     assert f"first translation {figures['first_translation_seconds']} s after the start" in done.stderr
 
 
+def test_starts_a_service_without_ray_too(tmp_path: Path) -> None:
+    arguments = ["--no-ray", "--bundle", SMALL, "--port", str(free_port()), "--users", "2", "--seconds", "2"]
+    done = loadtest(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["model"] == SMALL
+    assert figures["requests"] > figures["failures"] == 0
+    assert "/v1/translate" in done.stderr
+
+
 def test_arrivals_wait_for_nobody_and_bulk_jobs_go_on_beside_them(service: str, tmp_path: Path) -> None:
     done = loadtest(tmp_path, "--url", service, "--rate", "5", "--seconds", "5", "--shape", "spike", "--bulk", "2")
     assert done.returncode == 0, done.stderr
@@ -69,6 +79,7 @@ def test_arrivals_wait_for_nobody_and_bulk_jobs_go_on_beside_them(service: str, 
         (["--rate", "0"], "--rate is to be more than 0"),
         (["--shape", "sawtooth", "--rate", "1"], "invalid choice: 'sawtooth'"),
         (["--url", "http://127.0.0.1:1", "--bundle", SMALL], "--bundle is for a service that is started here"),
+        (["--url", "http://127.0.0.1:1", "--no-ray"], "--no-ray is for a service that is started here"),
         (["--compare", "--scenarios", "huge"], "invalid choice: 'huge'"),
     ],
 )

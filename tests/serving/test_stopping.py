@@ -2,65 +2,26 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from loadtest.servers import clean_environment
 from tests.conftest import ROOT
 from tests.processes import alive, family, kill, listening, within
-from tests.service import Answer, fetch, free_port
+from tests.service import started
 
 pytestmark = pytest.mark.slow
 
 
-class Service:
-    """A real service and what it says."""
-
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
-        self.process, self.port, self.url = process, port, f"http://127.0.0.1:{port}"
-
-    def translate(self, text: str = "The file could not be opened.", more: str = "") -> Answer:
-        return fetch(f"{self.url}/v1/translate", f'{{"text": "{text}"{more}}}'.encode())
+WITH_AND_WITHOUT_RAY = pytest.mark.parametrize("ray", [[], ["--no-ray"]], ids=["on Ray", "without"])
 
 
-@pytest.fixture
-def start(tiny_bundle: Path) -> Callable[..., "contextmanager[Service]"]:
-    @contextmanager
-    def start(*arguments: str, wait: bool = True, **environment: str) -> Iterator[Service]:
-        port = free_port()
-        command = [sys.executable, "-m", "serving.cli", "serve", "--bundle", str(tiny_bundle), "--port", str(port)]
-        process = subprocess.Popen(
-            [*command, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=clean_environment(**environment),
-        )
-        found = Service(process, port)
-        try:
-            if wait:
-                assert process.stdout
-                while "  curl " not in (line := process.stdout.readline()):
-                    assert line, "it has not started"
-            yield found
-        finally:
-            if process.poll() is None:
-                kill(family(process.pid), signal.SIGKILL)
-            process.communicate()
-
-    return start
-
-
-def test_a_signal_to_every_process_ends_it_as_one_to_the_first_does(start: Callable[..., Service]) -> None:
+@WITH_AND_WITHOUT_RAY
+def test_a_signal_to_every_process_ends_it_as_one_to_the_first_does(tiny_bundle: Path, ray: list[str]) -> None:
     """As a service manager sends it: what is under way is still answered."""
-    with start("--rows", "16", "--cpus", "1") as service, ThreadPoolExecutor(6) as threads:
+    with started(tiny_bundle, *ray, "--rows", "16", "--cpus", "1") as service, ThreadPoolExecutor(6) as threads:
         every = family(service.process.pid)
         under_way = [threads.submit(service.translate, "Hello there. " * 150, ', "min_tokens": 60') for _ in range(6)]
         time.sleep(1)
@@ -73,16 +34,18 @@ def test_a_signal_to_every_process_ends_it_as_one_to_the_first_does(start: Calla
         assert alive(every) == []
 
 
-def test_without_work_that_takes_seconds(start: Callable[..., Service]) -> None:
-    with start() as service:
+@WITH_AND_WITHOUT_RAY
+def test_without_work_that_takes_seconds(tiny_bundle: Path, ray: list[str]) -> None:
+    with started(tiny_bundle, *ray) as service:
         every = family(service.process.pid)
         kill(every, signal.SIGTERM)
         said, _ = service.process.communicate(timeout=60)
         assert (service.process.returncode, said.split(), alive(every)) == (0, ["stopped"], [])
 
 
-def test_a_second_signal_ends_everything_at_once(start: Callable[..., Service]) -> None:
-    with start("--cpus", "1") as service, ThreadPoolExecutor(1) as threads:
+@WITH_AND_WITHOUT_RAY
+def test_a_second_signal_ends_everything_at_once(tiny_bundle: Path, ray: list[str]) -> None:
+    with started(tiny_bundle, *ray, "--cpus", "1") as service, ThreadPoolExecutor(1) as threads:
         every = family(service.process.pid)
         hanging = threads.submit(service.translate, "Hello there. " * 1500, ', "min_tokens": 100')
         time.sleep(1)
@@ -97,8 +60,8 @@ def test_a_second_signal_ends_everything_at_once(start: Callable[..., Service]) 
 
 
 @pytest.mark.parametrize("seconds", [1.5, 3.5, 6.0])
-def test_a_signal_to_every_process_during_the_start_ends_it(start: Callable[..., Service], seconds: float) -> None:
-    with start(wait=False) as service:
+def test_a_signal_to_every_process_during_the_start_ends_it(tiny_bundle: Path, seconds: float) -> None:
+    with started(tiny_bundle, wait=False) as service:
         time.sleep(seconds)
         every = family(service.process.pid)
         kill(every, signal.SIGTERM)
@@ -108,12 +71,10 @@ def test_a_signal_to_every_process_during_the_start_ends_it(start: Callable[...,
         assert within(5, lambda: not alive(every)) is not None
 
 
-def test_a_replica_whose_engine_breaks_stops_listening_and_is_replaced(
-    start: Callable[..., Service], tmp_path: Path
-) -> None:
+def test_a_replica_whose_engine_breaks_stops_listening_and_is_replaced(tiny_bundle: Path, tmp_path: Path) -> None:
     """Clients are told 503 or refused in the meantime; none hangs, none is told anything wrong."""
     planted = {"PYTHONPATH": f"{ROOT / 'tests' / 'planted'}:{ROOT}", "FAULTS": str(tmp_path)}
-    with start("--cpus", "1", **planted) as service:
+    with started(tiny_bundle, "--cpus", "1", **planted) as service:
         root = service.process.pid
         before = {each.pid for each in family(root)}
         assert service.translate().status == 200

@@ -201,8 +201,10 @@ def test_an_engine_that_breaks_says_so_after_everybody_has_been_told(
 ) -> None:
     jobs, ended = greedy(sources[:5]), threading.Event()
     seen: list[bool] = []
+    failures: list[BaseException] = []
 
-    def broken() -> None:
+    def broken(failure: BaseException) -> None:
+        failures.append(failure)
         seen.extend(job.future.done() for job in jobs)
         ended.set()
 
@@ -211,13 +213,14 @@ def test_an_engine_that_breaks_says_so_after_everybody_has_been_told(
     engine.submit(jobs)
     assert ended.wait(10)
     assert seen == [True] * 5
+    assert [type(failure) for failure in failures] == [Planted]
     assert all(isinstance(job.future.exception(), NotReady) for job in jobs)
     assert (engine.waiting_tokens, engine.load) == (0, 0)
 
 
 def test_an_engine_that_is_stopped_is_not_broken(bundle: Path) -> None:
     engine = engine_of(bundle)
-    engine.when_broken = lambda: pytest.fail("it was only stopped")
+    engine.when_broken = lambda failure: pytest.fail("it was only stopped")
     engine.stop()
 
 

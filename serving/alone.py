@@ -1,0 +1,70 @@
+"""One replica in this process, served by uvicorn alone: Ray is not imported."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from serving.ingress import LEAVING_SECONDS
+from serving.replica import Replica
+from serving.settings import Settings
+from serving.start import StartError, last_line, no_replica
+from serving.stop import Stop
+
+END_SECONDS = 5.0
+"""How long an event loop that has been told to end is waited for."""
+
+
+def check(settings: Settings) -> None:
+    """StartError when ``settings`` need Ray."""
+    if settings.max_replicas > 1:
+        said = f"max_replicas is {settings.max_replicas}, and without Ray there is one replica: set it to 1"
+    elif settings.ingress != "direct":
+        said = f"ingress is {settings.ingress}, and without Ray there are no proxies: set it to direct"
+    else:
+        return
+    raise StartError(f"{said}, or leave out --no-ray")
+
+
+def run(settings: Settings, stop: Stop, ready: Callable[[], None], last_words: Callable[[BaseException], None]) -> None:
+    """Serve until ``stop``, as `serving.ray_service.run` does; StartError when the replica cannot start.
+
+    When the engine breaks, ``last_words`` is called with what broke it and this process ends with status 1.
+    """
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every client that speaks no HTTP
+    with _event_loop() as loop:
+        try:
+            replica = asyncio.run_coroutine_threadsafe(_started(settings, last_words), loop).result()
+        except Exception as error:  # whatever it is, the replica is not there
+            raise no_replica(last_line("".join(traceback.format_exception_only(error)))) from None
+        if not stop.asked:
+            ready()
+        stop.wait()
+        # For ever if the engine hangs.
+        closing = asyncio.run_coroutine_threadsafe(replica.close(), loop)
+        with contextlib.suppress(TimeoutError):
+            closing.result(settings.timeout + LEAVING_SECONDS + 10)
+
+
+async def _started(settings: Settings, last_words: Callable[[BaseException], None]) -> Replica:
+    replica = Replica(settings, last_words)
+    await replica.start()
+    return replica
+
+
+@contextlib.contextmanager
+def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread: the main one can take signals at any time, also while a bundle is read."""
+    factory = uvicorn.Config("", log_config=None).get_loop_factory() or asyncio.new_event_loop
+    loop = factory()
+    thread = threading.Thread(target=loop.run_forever, name="event loop", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(END_SECONDS)
