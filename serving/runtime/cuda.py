@@ -15,7 +15,7 @@ from serving.runtime.device import DeviceArray, Shape
 Array = NDArray[Any]
 
 PROVIDER = "CUDAExecutionProvider"
-SHAPE_OPERATORS = frozenset({"Shape", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Mul", "Add", "Sub"})
+SHAPE_OPERATORS = frozenset({"Shape", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Sqrt", "Mul", "Sub"})
 """What ONNX Runtime computes in the host's memory on purpose, where it makes one shape of another."""
 
 
