@@ -50,13 +50,13 @@ def run(settings: Settings, starting: Callable[[Manifest], None], ready: Callabl
     # All that can be known to be wrong is said before Ray starts, which takes seconds.
     with holding(settings):
         manifest = read_manifest(settings.bundle)
-        check_device(settings.bundle, manifest, settings.device)
+        check_device(settings.bundle, manifest, settings.device, settings.whole_gpus)
         starting(manifest)
         stop = Stop()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        cpus = settings.max_replicas * settings.cpus
+        cpus, gpus = settings.max_replicas * settings.cpus, settings.whole_gpus
         try:
-            with local_ray.running(stop, num_cpus=cpus, object_store_memory=STORE_BYTES):
+            with local_ray.running(stop, num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES):
                 _serve(settings, stop, ready)
         except CannotStart as error:
             raise StartError(str(error)) from None
