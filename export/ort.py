@@ -71,14 +71,16 @@ def session(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -
     return onnxruntime.InferenceSession(graph, options, providers=[provider], disabled_optimizers=SLOW_FUSIONS)
 
 
-def cuda_session(graph: Path, provider_options: Mapping[str, str]) -> onnxruntime.InferenceSession:
-    """A session that computes ``graph`` on the first GPU that the process sees, and on nothing else; RuntimeError, or
-    one of ONNX Runtime's many errors, when it cannot."""
+def cuda_session(
+    graph: Path, options: onnxruntime.SessionOptions, provider_options: Mapping[str, str]
+) -> onnxruntime.InferenceSession:
+    """A session that computes ``graph`` on the first GPU that the process sees; RuntimeError, or another of ONNX
+    Runtime's errors, when it cannot."""
     load_cuda()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Else a session that fails on the GPU, at its start or later, prints so and goes on with the CPU.
-    made = onnxruntime.InferenceSession(graph, options, providers=[(CUDA, dict(provider_options))], enable_fallback=0)
+    options.log_severity_level = 4  # errors are raised, too
+    provider = CUDA, dict(provider_options)
+    # Else a session that fails on the GPU, at its start or later, says so on standard output and goes on with the CPU.
+    made = onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=0)
     if CUDA not in made.get_providers():
         raise RuntimeError("ONNX Runtime could not start CUDA; its log says why")
     return made

@@ -49,8 +49,8 @@ def check_device(folder: Path, manifest: Manifest, device: str, gpus: int = 1) -
             raise DeviceError(str(error)) from None
         if found < gpus:
             raise DeviceError(
-                f"the replicas take {gpus} GPUs, and there are {found} here: choose fewer replicas or max_replicas, or "
-                "let several share a GPU, such as gpus 0.5"
+                f"the replicas take {gpus} GPUs, and this process may use {found}: choose fewer replicas or max_replicas, "
+                "or let several share a GPU, such as gpus 0.5"
             )
 
 
