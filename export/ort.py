@@ -31,17 +31,17 @@ def _check_package() -> None:
         raise ImportError(
             "onnxruntime is not installed: pip install '.[cpu]', or '.[gpu]' for GPUs", name="onnxruntime"
         )
-    folder = Path(found.origin).parent.resolve()
+    folder = Path(found.origin).parent.parent.resolve()
     bringing = []
     for name in DISTRIBUTIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             # Only in one place do they overwrite each other.
-            if Path(str(importlib.metadata.distribution(name).locate_file("onnxruntime"))).resolve() == folder:
+            if Path(str(importlib.metadata.distribution(name).locate_file(""))).resolve() == folder:
                 bringing.append(name)
     if len(bringing) > 1:
         both = " and ".join(bringing)
         raise ImportError(
-            f"{both} are both installed in {folder.parent} and overwrite each other: pip uninstall {' '.join(bringing)}, "
+            f"{both} are both installed in {folder} and overwrite each other: pip uninstall {' '.join(bringing)}, "
             "and then pip install '.[cpu]' or '.[gpu]', not both",
             name="onnxruntime",
         )

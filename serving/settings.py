@@ -71,11 +71,12 @@ class Settings(BaseSettings):
     """Processor cores of a replica, and threads it computes with; unless given, the cores that this process may use (a
     container's quota counts) over max_replicas, on GPUs 2 at most."""
     rows: Count = _on_gpus(256, 128)
-    """Hypotheses that are decoded at one time: a sentence is as many as its beam; 128 unless given, on GPUs 256."""
+    """Hypotheses that are decoded at one time: a sentence is as many as its beam; 128, on GPUs 256, unless given."""
     request_rows: Count = _on_gpus(64, 4)
-    """Rows one request holds at most while there are others, whose steps it makes slower; 4 unless given, on GPUs 64."""
+    """Rows one request holds at most while there are others, whose steps it makes slower; 4, on GPUs 64,
+    unless given."""
     encode_tokens: Count = _on_gpus(16_384, 1024)
-    """Source tokens that are encoded at one time, between two decoding steps; 1024 unless given, on GPUs 16384."""
+    """Source tokens that are encoded at one time, between two decoding steps; 1024, on GPUs 16384, unless given."""
     queue_tokens: Count = 100_000
     """Tokens that may wait for an engine; more are refused with 429."""
     timeout: Seconds = 60

@@ -49,8 +49,8 @@ def check_device(folder: Path, manifest: Manifest, device: str, gpus: int = 1) -
             raise DeviceError(str(error)) from None
         if found < gpus:
             raise DeviceError(
-                f"the replicas take {gpus} GPUs, and this process may use {found}: choose fewer replicas or max_replicas, "
-                "or let several share a GPU, such as gpus 0.5"
+                f"the replicas take {gpus} GPUs, and this process may use {found}: choose fewer replicas or "
+                "max_replicas, or let several share a GPU, such as gpus 0.5"
             )
 
 
@@ -69,8 +69,8 @@ def _check_bundle(folder: Path, manifest: Manifest) -> None:
         fault = "was exported by an earlier version, without the probes that a GPU is proven with"
     elif not manifest.probes.probes:
         raise DeviceError(
-            f"bundle {folder} has no probes, and no GPU translates unproven: no sentence that was tried keeps the margin "
-            f"of {manifest.probes.margin} nats; train the model further"
+            f"bundle {folder} has no probes, and no GPU translates unproven: no sentence that was tried keeps the "
+            f"margin of {manifest.probes.margin} nats; train the model further"
         )
     else:
         return
@@ -78,7 +78,8 @@ def _check_bundle(folder: Path, manifest: Manifest) -> None:
 
 
 def runtime_on(device: str, folder: Path, manifest: Manifest, threads: int, gpus: float = 1) -> Runtime:
-    """A runtime for the checked bundle in ``folder``, with ``gpus`` of a GPU's memory; DeviceError when it cannot be."""
+    """A runtime for the checked bundle in ``folder``, with ``gpus`` of a GPU's memory; DeviceError when there can be
+    none."""
     check_device(folder, manifest, device)
     if device == "cpu":
         return CpuRuntime(folder, manifest, threads)
@@ -103,8 +104,8 @@ def faults_of(device: str) -> Iterator[None]:
         said = textwrap.shorten(str(error), 300, placeholder=" …")
         if FULL.search(said):
             raise DeviceError(
-                "the GPU's memory is full, or what gpus leaves this replica: see who else uses it (nvidia-smi), or choose "
-                f"a larger gpus, fewer rows or encode_tokens ({said})"
+                "the GPU's memory is full, or what gpus leaves this replica: see who else uses it (nvidia-smi), or "
+                f"choose a larger gpus, fewer rows or encode_tokens ({said})"
             ) from error
         raise DeviceError(f"the GPU cannot run the bundle: {said}") from error
 
@@ -122,7 +123,7 @@ def _graph_memory(manifest: Manifest, gpus: float) -> int | None:
     least = manifest.files[WEIGHTS].bytes + WORK_BYTES
     if memory < least:
         raise DeviceError(
-            f"gpus {gpus:g} of a GPU with {whole / 2**30:.1f} GiB leaves each graph {max(0, memory) >> 20} MiB, and this "
-            f"bundle's want {least >> 20}: let fewer replicas share a GPU"
+            f"gpus {gpus:g} of a GPU with {whole / 2**30:.1f} GiB leaves each graph {max(0, memory) >> 20} MiB, and "
+            f"this bundle's want {least >> 20}: let fewer replicas share a GPU"
         )
     return memory

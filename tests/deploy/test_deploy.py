@@ -20,7 +20,6 @@ from tests.conftest import ROOT
 from tests.processes import family, listening
 from tests.service import fetch, free_port, running
 
-
 KUBERAY = {"rayservice.yaml": "Dockerfile", "rayservice-gpu.yaml": "Dockerfile.gpu"}
 """Manifests, and where their images come from."""
 
