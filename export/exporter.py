@@ -193,6 +193,6 @@ def _checkpoint_hash(folder: Path) -> str:
 
 
 def _versions() -> dict[str, str]:
-    # Of ONNX Runtime there are several distributions.
-    ours = {name: importlib.metadata.version(name) for name in ("onnx", "torch")}
-    return ours | {"onnxruntime": onnxruntime.__version__}
+    versions = {name: importlib.metadata.version(name) for name in ("onnx", "torch")}
+    # It comes with one distribution or another.
+    return dict(sorted((versions | {"onnxruntime": onnxruntime.__version__}).items()))
