@@ -34,6 +34,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 
     monkeypatch.setitem(sys.modules, "serving.runtime.cuda", SimpleNamespace(CudaDevice=Device))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "load_cuda", lambda: None)
     plant(monkeypatch, FakeDriver(memory=(80 * GIB,)))
     return given
 
