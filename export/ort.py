@@ -82,7 +82,7 @@ def cuda_session(
     # Else a session that fails on the GPU, at its start or later, says so on standard output and goes on with the CPU.
     made = onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=0)
     if CUDA not in made.get_providers():
-        raise RuntimeError("ONNX Runtime could not start CUDA; its log says why")
+        raise RuntimeError("ONNX Runtime could not start CUDA: dragoman verify BUNDLE --device cuda shows its log")
     return made
 
 
