@@ -1,13 +1,31 @@
 # Every command a person or CI needs. `make serve` and `make test` set up what they use on their own.
+#   make serve BUNDLE=folder           another bundle than the default
+#   make serve GPU=1 BUNDLE=folder     on a GPU; GPU=0.5: with half of one
 PYTHON ?= python3
+GPU ?= 0
+BUNDLE ?=
 VENV := .venv
+# onnxruntime and onnxruntime-gpu cannot be in one environment.
+GPU_VENV := .venv-gpu
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+INSTALL := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python $(INSTALL)
+OPTIONS := $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
-.PHONY: serve test test-all faults lint loadtest bench clean
+.PHONY: serve bundle-for-gpu test test-all faults lint loadtest bench clean
 
+ifeq ($(GPU),0)
 serve: $(VENV)/.serve
-	@exec $(BIN)/dragoman serve
+	@exec $(BIN)/dragoman serve $(OPTIONS)
+else
+serve: bundle-for-gpu $(GPU_VENV)/.serve
+	@exec $(GPU_VENV)/bin/dragoman serve --gpus $(GPU) $(OPTIONS)
+endif
+
+# Before two gigabytes are installed.
+bundle-for-gpu:
+	@test -n "$(BUNDLE)" || { echo "a GPU needs a bundle in fp16, and none ships: make .venv/.dev, then" \
+		".venv/bin/dragoman export en-de-base FOLDER --precision fp16, then make serve GPU=$(GPU) BUNDLE=FOLDER" >&2; exit 1; }
 
 test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
@@ -33,13 +51,15 @@ bench: $(VENV)/.bench
 	$(BIN)/dragoman bench
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(GPU_VENV) .mypy_cache .pytest_cache .ruff_cache
 
 # A virtual environment without torch.
-$(VENV)/.serve: pyproject.toml constraints.txt
-	@echo "setting up $(VENV) (a minute or two, once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable .
+$(VENV)/.serve: EXTRA := cpu
+$(GPU_VENV)/.serve: EXTRA := gpu
+$(VENV)/.serve $(GPU_VENV)/.serve: pyproject.toml constraints.txt
+	@echo "setting up $(@D) (a minute or two, once)"
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(INSTALL) --editable ".[$(EXTRA)]"
 	@touch $@
 
 # torch first: of what is installed afterwards, nothing then looks for a larger build of it.

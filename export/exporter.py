@@ -33,6 +33,7 @@ from export.bundle import (
 from export.functions import Bodies
 from export.graphs import graphs
 from export.lowering import Lowering
+from export.ort import onnxruntime
 from export.parity import ParityReport
 from export.pooling import pooling_graph
 from export.probe_choice import choose
@@ -192,4 +193,6 @@ def _checkpoint_hash(folder: Path) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "torch")}
+    versions = {name: importlib.metadata.version(name) for name in ("onnx", "torch")}
+    # It comes with one distribution or another.
+    return dict(sorted((versions | {"onnxruntime": onnxruntime.__version__}).items()))

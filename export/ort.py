@@ -3,7 +3,14 @@
 It reads its environment when it is imported, so what it must be told stands above the import.
 """
 
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import io
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 # Since 1.31 it reports its use to its maker unless this says no: it writes a device id and a database under the home
@@ -13,9 +20,39 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # last bits would depend on the company and on the number of threads.
 os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
 
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+"""Those that bring the package: the extras cpu and gpu."""
+
+
+def _check_package() -> None:
+    """ImportError of one line unless exactly one of the distributions brings the package."""
+    found = importlib.util.find_spec("onnxruntime")
+    if not (found and found.origin):
+        raise ImportError(
+            "onnxruntime is not installed: pip install '.[cpu]', or '.[gpu]' for GPUs", name="onnxruntime"
+        )
+    folder = Path(found.origin).parent.parent.resolve()
+    bringing = []
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            # Only in one place do they overwrite each other.
+            if Path(str(importlib.metadata.distribution(name).locate_file(""))).resolve() == folder:
+                bringing.append(name)
+    if len(bringing) > 1:
+        both = " and ".join(bringing)
+        raise ImportError(
+            f"{both} are both installed in {folder} and overwrite each other: pip uninstall {' '.join(bringing)}, "
+            "and then pip install '.[cpu]' or '.[gpu]', not both",
+            name="onnxruntime",
+        )
+
+
+_check_package()
 import onnxruntime
 
-__all__ = ["onnxruntime", "session"]
+__all__ = ["CUDA", "cuda_session", "load_cuda", "onnxruntime", "session"]
+
+CUDA = "CUDAExecutionProvider"
 
 SPIN_MICROSECONDS = 50
 """How long a session's threads wait awake for more. From one node to the next this saves waking them, a fifth of a
@@ -32,3 +69,32 @@ def session(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=[provider], disabled_optimizers=SLOW_FUSIONS)
+
+
+def cuda_session(
+    graph: Path, options: onnxruntime.SessionOptions, provider_options: Mapping[str, str]
+) -> onnxruntime.InferenceSession:
+    """A session that computes ``graph`` on the first GPU that the process sees; RuntimeError, or another of ONNX
+    Runtime's errors, when it cannot."""
+    load_cuda()
+    options.log_severity_level = 4  # errors are raised, too
+    provider = CUDA, dict(provider_options)
+    # Else a session that fails on the GPU, at its start or later, says so on standard output and goes on with the CPU.
+    made = onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=0)
+    if CUDA not in made.get_providers():
+        raise RuntimeError("ONNX Runtime could not start CUDA: dragoman verify BUNDLE --device cuda shows its log")
+    return made
+
+
+@functools.cache
+def load_cuda() -> None:
+    """Load CUDA's libraries, of pip's packages or where the system looks; OSError says which are missing.
+
+    They are large: only a process that computes on a GPU calls this.
+    """
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        onnxruntime.preload_dlls()
+    if missing := re.findall(r"^Failed to load ([^\s:]+)", said.getvalue(), re.MULTILINE):
+        names = ", ".join(dict.fromkeys(Path(name).name for name in missing))
+        raise OSError(f"libraries of CUDA are missing ({names}): pip install '.[gpu]'")

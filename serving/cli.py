@@ -1,9 +1,11 @@
 """The command ``dragoman``: thin verbs that import what they need when they are called."""
 
+import sys
+
 import typer
 
 from serving.commands import corpus, evaluate, export, lines, measure, serve, train, vectors, verify
-from serving.commands.console import streams
+from serving.commands.console import errors, streams
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for verb in (serve.serve, lines.translate, lines.encode, export.export, verify.verify, train.train):
@@ -21,7 +23,13 @@ for verb in (measure.loadtest, measure.bench):
 def main() -> None:
     """Run the command that was asked for."""
     with streams():
-        app()
+        try:
+            app()
+        except ImportError as error:
+            if error.name != "onnxruntime":
+                raise
+            errors.print(str(error), markup=False, soft_wrap=True)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def application(arguments: dict[str, Any]) -> serve.Application:
         }
     deployment = Dragoman.options(  # type: ignore[attr-defined]
         **scale,
-        ray_actor_options={"num_cpus": settings.cpus},
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         # The engine admits, refuses and times out; Serve's own limits stand above it so that the answers are ours.
         max_ongoing_requests=10_000,
         max_queued_requests=-1,

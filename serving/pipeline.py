@@ -25,7 +25,7 @@ from serving.engine.results import Attended, Encoded, Timings, Translated
 from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
-from serving.runtime.devices import runtime_on
+from serving.runtime.devices import faults_of, runtime_on
 from serving.runtime.selfcheck import SelfCheckError, prove
 from serving.settings import Settings
 from serving.streaming import Delta, Feed
@@ -86,8 +86,9 @@ class Pipeline:
         if self.tokenizer.vocabulary != self.manifest.model.vocabulary:
             pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
-        runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus)
-        batch = runtime.batch(settings.rows)
+        with faults_of(settings.device):
+            runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus, settings.gpus)
+            batch = runtime.batch(settings.rows)
         if self.manifest.probes and self.manifest.probes.probes:
             try:
                 prove(runtime, batch, self.manifest.probes)

@@ -23,8 +23,8 @@ STORE_BYTES = 100 << 20
 def run(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
     """Serve until ``stop``; calls ``ready`` once requests are answered. Raises StartError."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    cpus = settings.max_replicas * settings.cpus
-    with local_ray.running(stop, num_cpus=cpus, object_store_memory=STORE_BYTES):
+    cpus, gpus = settings.max_replicas * settings.cpus, settings.whole_gpus
+    with local_ray.running(stop, num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES):
         _serve(settings, stop, ready)
 
 

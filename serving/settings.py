@@ -1,8 +1,10 @@
 """Every setting of the service, and the only reader of the environment (``DRAGOMAN_…``)."""
 
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,10 +18,28 @@ Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-def _no_gpus(gpus: float) -> float:
-    if gpus:
-        raise ValueError("must be 0, for translation on GPUs is not proven yet: leave it out")
+GPU_CORES = 2
+"""Of a replica on a GPU: one for its engine, one for HTTP and tokens."""
+
+
+def _a_gpu_or_a_part(gpus: float) -> float:
+    if not 0 <= gpus <= 1:
+        raise ValueError("a replica computes on one GPU at most, so it must be from 0 to 1 (for more, set replicas)")
     return gpus
+
+
+def _on_gpus(many: int, few: int) -> Any:
+    """A default of ``many`` on GPUs, where large batches cost little more than small ones, and of ``few`` on CPUs."""
+
+    def default(others: Mapping[str, Any]) -> int:
+        return many if others.get("gpus") else few
+
+    return Field(default_factory=default)
+
+
+def _cpus(others: Mapping[str, Any]) -> int:
+    share = max(1, cores() // others.get("max_replicas", 1))
+    return min(share, GPU_CORES) if others.get("gpus") else share
 
 
 class Settings(BaseSettings):
@@ -45,17 +65,18 @@ class Settings(BaseSettings):
     """How long more replicas have been needed before they are started."""
     scale_down_seconds: Seconds = 300
     """How long fewer have been needed before some are ended."""
-    cpus: Count = Field(default_factory=lambda others: max(1, cores() // others.get("max_replicas", 1)))
+    gpus: Annotated[float, AfterValidator(_a_gpu_or_a_part)] = 0
+    """What a replica takes of a GPU: 0, nothing; 1, all of it; between them a part, so that several share one."""
+    cpus: Count = Field(default_factory=_cpus)
     """Processor cores of a replica, and threads it computes with; unless given, the cores that this process may use (a
-    container's quota counts) over max_replicas."""
-    gpus: Annotated[float, AfterValidator(_no_gpus)] = 0
-    """GPUs a replica takes; only 0 is accepted so far."""
-    rows: Count = 128
-    """Hypotheses that are decoded at one time: a sentence is as many as its beam."""
-    request_rows: Count = 4
-    """Rows one request holds at most while there are others, whose steps it makes slower."""
-    encode_tokens: Count = 1024
-    """Source tokens that are encoded at one time, between two decoding steps."""
+    container's quota counts) over max_replicas, on GPUs 2 at most."""
+    rows: Count = _on_gpus(256, 128)
+    """Hypotheses that are decoded at one time: a sentence is as many as its beam; 128, on GPUs 256, unless given."""
+    request_rows: Count = _on_gpus(64, 4)
+    """Rows one request holds at most while there are others, whose steps it makes slower; 4, on GPUs 64,
+    unless given."""
+    encode_tokens: Count = _on_gpus(16_384, 1024)
+    """Source tokens that are encoded at one time, between two decoding steps; 1024, on GPUs 16384, unless given."""
     queue_tokens: Count = 100_000
     """Tokens that may wait for an engine; more are refused with 429."""
     timeout: Seconds = 60
@@ -97,9 +118,17 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def device(self) -> Literal["cpu"]:
+    def device(self) -> Literal["cpu", "cuda"]:
         """Where a replica computes."""
-        return "cpu"
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def whole_gpus(self) -> int:
+        """GPUs that all replicas take: each lies on one, and as many share it as fit."""
+        if not self.gpus:
+            return 0
+        sharing = math.floor(1 / self.gpus + 1e-9)  # a tenth is not exact
+        return math.ceil(self.max_replicas / sharing)
 
     @property
     def address(self) -> str:

@@ -28,7 +28,8 @@ def serve(
         fewest, most = settings.replicas, settings.max_replicas
         replicas = f"{fewest} to {most} replicas" if most > fewest else _count(fewest, "replica")
         cores = _count(settings.cpus, "core")
-        print(f"starting {manifest.name} ({manifest.precision}): {replicas} of {cores}", flush=True)
+        gpus = f" on {_count(settings.whole_gpus, 'GPU')}" if settings.gpus else ""
+        print(f"starting {manifest.name} ({manifest.precision}): {replicas} of {cores}{gpus}", flush=True)
 
     def ready() -> None:
         print(f"ready on {url}; try\n\n  curl {url}/v1/translate {example}\n", flush=True)

@@ -16,14 +16,14 @@ def verify(
         str | None,
         typer.Option(help="The checkpoint it was exported from: after the probes the whole gate of the export runs."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu. (cuda is refused so far.)")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda, the first GPU.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with; all cores unless given.")] = None,
 ) -> None:
     """Translate a bundle's probes, whose tokens are known, as a replica does before it is ready."""
     from export.bundle import BundleError, locate, read_manifest
     from export.probes import PAST
     from serving.cores import cores
-    from serving.runtime.devices import DEVICES, runtime_on
+    from serving.runtime.devices import DEVICES, faults_of, runtime_on
     from serving.runtime.selfcheck import SelfCheckError, prove
     from serving.settings import Settings
 
@@ -31,6 +31,9 @@ def verify(
         fail(f"--device is {device!r}; it takes {' or '.join(DEVICES)}")
     folder = locate(bundle)
     console = Console()
+    rows = Settings.model_fields["rows"].get_default(
+        call_default_factory=True, validated_data={"gpus": int(device == "cuda")}
+    )
     try:
         manifest = read_manifest(folder)
         if manifest.probes is None:
@@ -40,8 +43,10 @@ def verify(
                 f"{bundle} has no probes: no sentence that was tried keeps the margin of {manifest.probes.margin} nats"
             )
         with errors.status(f"translating the probes of {bundle}"):
-            runtime = runtime_on(device, folder, manifest, threads or cores())
-            proof = prove(runtime, runtime.batch(Settings.model_fields["rows"].get_default()), manifest.probes)
+            with faults_of(device):
+                runtime = runtime_on(device, folder, manifest, threads or cores())
+                batch = runtime.batch(rows)
+            proof = prove(runtime, batch, manifest.probes)
     except (BundleError, SelfCheckError) as error:
         fail(str(error))
     probes = manifest.probes

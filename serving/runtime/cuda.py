@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export import ort
 from export.ort import onnxruntime
 from serving.runtime.device import DeviceArray, Shape
 
 Array = NDArray[Any]
 
-PROVIDER = "CUDAExecutionProvider"
-SHAPE_OPERATORS = frozenset({"Shape", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Sqrt", "Mul", "Sub"})
+SHAPE_OPERATORS = frozenset(
+    {"Shape", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Sqrt", "Mul", "Sub"}
+)
 """What ONNX Runtime computes in the host's memory on purpose, where it makes one shape of another."""
 
 
@@ -63,11 +65,9 @@ class CudaDevice:
     def session(self, graph: Path, repeated: bool = False) -> onnxruntime.InferenceSession:
         """See `Device`; what is ``repeated`` is recorded at its first runs, and then launched as one (a CUDA graph)."""
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        provider = PROVIDER, {**self._options, "enable_cuda_graph": "1" if repeated else "0"}
-        session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        session = ort.cuda_session(graph, options, {**self._options, "enable_cuda_graph": "1" if repeated else "0"})
         if elsewhere := sorted(_elsewhere(session)):
             raise RuntimeError(f"{graph.name}: {', '.join(elsewhere)} would not be computed on the GPU")
         return session
@@ -104,7 +104,7 @@ class _Run:
         for name, array in outputs.items():
             self._binding.bind_output(name, "cuda", 0, array.dtype.type, array.shape, array.address)
         self._options = onnxruntime.RunOptions()
-        if session.get_provider_options()[PROVIDER]["enable_cuda_graph"] == "1":
+        if session.get_provider_options()[ort.CUDA]["enable_cuda_graph"] == "1":
             self._options.add_run_config_entry("gpu_graph_id", str(recording))
             weakref.finalize(self, session.release_captured_graph, recording)
 
@@ -122,7 +122,7 @@ def _elsewhere(session: onnxruntime.InferenceSession) -> set[str]:
     return {
         f"{node.op_type} ({node.name})"
         for part in session.get_provider_graph_assignment_info()
-        if part.ep_name != PROVIDER
+        if part.ep_name != ort.CUDA
         for node in part.get_nodes()
         if node.op_type not in SHAPE_OPERATORS
     }

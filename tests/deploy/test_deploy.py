@@ -20,6 +20,9 @@ from tests.conftest import ROOT
 from tests.processes import family, listening
 from tests.service import fetch, free_port, running
 
+KUBERAY = {"rayservice.yaml": "Dockerfile", "rayservice-gpu.yaml": "Dockerfile.gpu"}
+"""Manifests, and where their images come from."""
+
 
 def documents(name: str) -> Any:
     return yaml.safe_load((ROOT / "deploy" / name).read_text())
@@ -29,11 +32,11 @@ def serve_configs() -> dict[str, Any]:
     return {
         "laptop.yaml": documents("laptop.yaml"),
         "server.yaml": documents("server.yaml"),
-        "rayservice.yaml": yaml.safe_load(documents("rayservice.yaml")["spec"]["serveConfigV2"]),
+        **{name: yaml.safe_load(documents(name)["spec"]["serveConfigV2"]) for name in KUBERAY},
     }
 
 
-@pytest.mark.parametrize("name", ["laptop.yaml", "server.yaml", "rayservice.yaml"])
+@pytest.mark.parametrize("name", ["laptop.yaml", "server.yaml", *KUBERAY])
 def test_serve_configs_fit_rays_schema_and_our_settings(name: str) -> None:
     config = ServeDeploySchema.model_validate(serve_configs()[name])
     [declared] = config.applications
@@ -43,28 +46,51 @@ def test_serve_configs_fit_rays_schema_and_our_settings(name: str) -> None:
     assert (serve_configs()[name]["proxy_location"] == "Disabled") == (settings.ingress == "direct")
 
 
-def test_the_workers_can_hold_the_replicas() -> None:
-    manifest = documents("rayservice.yaml")
-    arguments = serve_configs()["rayservice.yaml"]["applications"][0]["args"]
-    groups = {group["groupName"]: group for group in manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
-    assert set(groups) == {"cpu"}
-    [cpu] = groups["cpu"]["template"]["spec"]["containers"]
-    assert (
-        int(cpu["resources"]["limits"]["cpu"]) * groups["cpu"]["replicas"] >= arguments["replicas"] * arguments["cpus"]
-    )
-    assert manifest["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+@pytest.mark.parametrize("name", KUBERAY)
+def test_the_workers_can_hold_the_replicas(name: str) -> None:
+    cluster = documents(name)["spec"]["rayClusterConfig"]
+    settings = Settings(**serve_configs()[name]["applications"][0]["args"])
+    [group] = cluster["workerGroupSpecs"]
+    [container] = group["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    gpus = int(limits.get("nvidia.com/gpu", 0))
+    assert int(limits["cpu"]) * group["replicas"] >= settings.replicas * settings.cpus
+    assert gpus * group["replicas"] >= settings.whole_gpus
+    # A replica that a worker's Ray has no GPU for would wait for ever.
+    assert int(group["rayStartParams"].get("num-gpus", 0)) == gpus
+    assert group["groupName"] == settings.device.replace("cuda", "gpu")
+    assert cluster["authOptions"] == {"mode": "token"}
 
 
-def test_the_image_has_the_tested_ray_and_no_torch() -> None:
-    manifest = documents("rayservice.yaml")
+def test_workers_with_a_gpu_may_lie_where_gpus_are_and_find_their_bundle() -> None:
+    settings = Settings(**serve_configs()["rayservice-gpu.yaml"]["applications"][0]["args"])
+    [group] = documents("rayservice-gpu.yaml")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    [container] = pod["containers"]
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    # Kubernetes wants as much asked for as there is at most, of what cannot be shared.
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert settings.gpus == 1
+    assert [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == str(settings.bundle)] == [
+        volume["name"] for volume in pod["volumes"]
+    ]
+
+
+@pytest.mark.parametrize(("name", "dockerfile"), KUBERAY.items())
+def test_the_image_has_the_tested_ray_and_no_torch(name: str, dockerfile: str) -> None:
+    cluster = documents(name)["spec"]["rayClusterConfig"]
     pinned = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
     )
-    assert manifest["spec"]["rayClusterConfig"]["rayVersion"] == pinned["ray"]
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
-    assert "torch" not in dockerfile.split("FROM", 1)[1]
+    assert cluster["rayVersion"] == pinned["ray"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    images = {each["image"] for group in groups for each in group["template"]["spec"]["containers"]}
+    built = (ROOT / "deploy" / dockerfile).read_text()
+    assert {image.split(":")[0] for image in images} == set(re.findall(r"--tag (\S+)", built))
+    assert "torch" not in built.split("FROM", 1)[1]
+    assert f'constraints.txt ".[{"gpu" if "gpu" in name else "cpu"}]"' in built
     for folder in ("model", "export", "serving", "loadtest", "deploy"):
-        assert f"COPY {folder} ./{folder}" in dockerfile
+        assert f"COPY {folder} ./{folder}" in built
 
 
 def ray_environment(name: str = "ray.env") -> dict[str, str]:
@@ -81,8 +107,9 @@ def test_ray_is_given_the_same_environment_however_it_is_started() -> None:
     )
     assert everywhere == expected
     assert here == ray_environment("loopback.env")
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
-    assert dict(re.findall(r"((?:RAY|MALLOC)_\w+)=(\S+)", dockerfile)) == expected
+    for name in KUBERAY.values():
+        built = (ROOT / "deploy" / name).read_text()
+        assert dict(re.findall(r"((?:RAY|MALLOC)_\w+)=(\S+)", built)) == expected
 
 
 @pytest.mark.slow
@@ -106,7 +133,7 @@ def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
 
 def test_a_wheel_carries_what_serving_needs(tmp_path: Path) -> None:
     source = tmp_path / "source"  # building leaves folders behind
-    left_out = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache", "build")
+    left_out = shutil.ignore_patterns(".git", ".venv*", "*.egg-info", "__pycache__", ".*_cache", "build")
     shutil.copytree(ROOT, source, ignore=left_out)
     command = [
         sys.executable,

@@ -56,6 +56,9 @@ def test_unknown_names_are_refused_wherever_they_stand(monkeypatch: pytest.Monke
         ("ingress", "none"),
         ("target_load", 0),
         ("target_load", 1.1),
+        ("gpus", -0.5),
+        ("gpus", 1.5),
+        ("gpus", float("nan")),
     ],
 )
 def test_senseless_values_are_refused(name: str, value: object) -> None:
@@ -70,6 +73,30 @@ def test_cores_are_shared_among_as_many_replicas_as_there_may_be(monkeypatch: py
     assert Settings(replicas=2, max_replicas=6).cpus == 2
     assert Settings(replicas=2, max_replicas=100).cpus == 1
     assert Settings(max_replicas=6, cpus=5).cpus == 5
+
+
+def test_on_gpus_steps_are_larger_and_cores_fewer_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.settings.cores", lambda: 12)
+
+    def sizes(**given: float) -> tuple[int, ...]:
+        settings = Settings(**given)  # type: ignore[arg-type]
+        return settings.rows, settings.request_rows, settings.encode_tokens, settings.cpus
+
+    assert sizes() == (128, 4, 1024, 12)
+    assert sizes(gpus=1) == sizes(gpus=0.1) == (256, 64, 16_384, 2)
+    assert sizes(gpus=1, replicas=12) == (256, 64, 16_384, 1)
+    assert sizes(gpus=1, rows=3, request_rows=2, encode_tokens=5, cpus=7) == (3, 2, 5, 7)
+    monkeypatch.setenv("DRAGOMAN_GPUS", "0.5")
+    assert (sizes()[0], Settings().device) == (256, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "whole"),
+    [(0, 9, 0), (1, 3, 3), (0.5, 1, 1), (0.5, 3, 2), (0.4, 5, 3), (0.7, 3, 3), (0.1, 10, 1), (0.1, 11, 2)],
+)
+def test_replicas_share_gpus_as_many_as_fit_on_each(gpus: float, replicas: int, whole: int) -> None:
+    assert Settings(gpus=gpus, replicas=replicas).whole_gpus == whole
+    assert Settings(gpus=gpus, max_replicas=replicas).whole_gpus == whole
 
 
 def test_more_replicas_at_least_than_at_most_is_refused() -> None:

@@ -16,10 +16,11 @@ from tests.service import dragoman, free_port
         (["--rows", "0"], {}, "setting rows: Input should be greater than 0, not 0"),
         ([], {"DRAGOMAN_PORT": "abc"}, "setting port: "),
         ([], {"DRAGOMAN_PROT": "1"}, "unknown in the environment: DRAGOMAN_PROT"),
+        (["--gpus", "2"], {}, "setting gpus: a replica computes on one GPU at most, so it must be from 0 to 1"),
         (
             ["--gpus", "1"],
             {},
-            "setting gpus: must be 0, for translation on GPUs is not proven yet: leave it out, not 1.0",
+            "is in int8, which is for the CPU: export one for the GPU with dragoman export en-de-base",
         ),
     ],
 )
@@ -31,6 +32,14 @@ def test_a_wrong_setting_is_one_clear_message(
     assert done.returncode == 1
     assert said in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+def test_without_a_bundle_for_gpus_they_are_refused_with_the_command_that_makes_one() -> None:
+    done = dragoman("serve", "--gpus", "1", "--port", free_port())
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.decode().count("\n") == 1
+    assert "with dragoman export en-de-base FOLDER --precision fp16" in done.stderr.decode()
 
 
 def test_a_second_copy_on_a_port_is_told_in_one_line(service: str) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_a_checkpoint_brings_the_whole_gate(tiny_bundle: Path, tiny_checkpoint: 
         pytest.param(["--checkpoint", SMALL], "exported from another checkpoint than", marks=pytest.mark.slow),
         pytest.param(["--checkpoint", "nowhere"], "checkpoint nowhere cannot be used", marks=pytest.mark.slow),
         (["--device", "tpu"], "--device is 'tpu'; it takes cpu or cuda"),
-        (["--device", "cuda"], "no CUDAExecutionProvider"),
+        (["--device", "cuda"], "is in fp32 with fused attention, which ONNX Runtime computes on no GPU"),
     ],
 )
 def test_what_cannot_be_verified_is_said_without_a_traceback(
@@ -56,6 +57,13 @@ def test_what_cannot_be_verified_is_said_without_a_traceback(
     assert done.returncode == 1
     assert message in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_bundle_for_a_gpu_where_there_is_none_is_one_line(lively_bundle: Callable[..., Path]) -> None:
+    done = dragoman("verify", lively_bundle("fp16"), "--device", "cuda")
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert "has no CUDAExecutionProvider: in an environment of its own, pip install '.[gpu]'" in done.stderr.decode()
 
 
 def test_a_bundle_that_gives_other_tokens_is_wrong(tiny_bundle: Path, tmp_path: Path) -> None:
