@@ -92,6 +92,8 @@ def load_cuda() -> None:
 
     They are large: only a process that computes on a GPU calls this.
     """
+    # What goes wrong is raised. The rest are warnings, of what the graphs of a bundle never do.
+    onnxruntime.set_default_logger_severity(4)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         onnxruntime.preload_dlls()

@@ -87,7 +87,8 @@ class Pipeline:
             pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
         with faults_of(settings.device):
-            runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus, settings.gpus)
+            gpu = settings.gpus, settings.cuda_graphs
+            runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus, *gpu)
             batch = runtime.batch(settings.rows)
         if self.manifest.probes and self.manifest.probes.probes:
             try:

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """How long fewer have been needed before some are ended."""
     gpus: Annotated[float, AfterValidator(_a_gpu_or_a_part)] = 0
     """What a replica takes of a GPU: 0, nothing; 1, all of it; between them a part, so that several share one."""
+    cuda_graphs: bool = False
+    """On GPUs, record a step once and launch it whole from then on: less work for the processor, some more memory."""
     cpus: Count = Field(default_factory=_cpus)
     """Processor cores of a replica, and threads it computes with; unless given, the cores that this process may use (a
     container's quota counts) over max_replicas, on GPUs 2 at most."""

@@ -17,6 +17,7 @@ def verify(
         typer.Option(help="The checkpoint it was exported from: after the probes the whole gate of the export runs."),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda, the first GPU.")] = "cpu",
+    cuda_graphs: Annotated[bool, typer.Option(help="On a GPU, record steps: as the setting cuda_graphs does.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with; all cores unless given.")] = None,
 ) -> None:
     """Translate a bundle's probes, whose tokens are known, as a replica does before it is ready."""
@@ -44,7 +45,7 @@ def verify(
             )
         with errors.status(f"translating the probes of {bundle}"):
             with faults_of(device):
-                runtime = runtime_on(device, folder, manifest, threads or cores())
+                runtime = runtime_on(device, folder, manifest, threads or cores(), cuda_graphs=cuda_graphs)
                 batch = runtime.batch(rows)
             proof = prove(runtime, batch, manifest.probes)
     except (BundleError, SelfCheckError) as error:

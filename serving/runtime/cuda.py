@@ -30,14 +30,19 @@ class CudaArray:
 
 
 class CudaDevice:
-    """The first GPU that the process sees; ``memory_bytes`` is what each graph takes at most for its work."""
+    """The first GPU that the process sees.
 
-    def __init__(self, memory_bytes: int | None = None) -> None:
+    ``memory_bytes`` is what each graph takes at most for its weights and its work. With ``cuda_graphs``, what runs
+    often with the same arrays is recorded at its first run. From then on it is launched as one, which leaves the
+    processor little to do.
+    """
+
+    def __init__(self, memory_bytes: int | None = None, cuda_graphs: bool = False) -> None:
         limit = {} if memory_bytes is None else {"gpu_mem_limit": str(memory_bytes)}
         # Where products of fp32 are rounded to TF32, they are no longer those of fp32. What is asked for is taken, for
         # a doubled arena would soon be the whole card.
         self._options = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", **limit}
-        self._recordings = itertools.count(1)
+        self._cuda_graphs, self._recordings = cuda_graphs, itertools.count(1)
 
     def zeros(self, shape: Shape, dtype: Any) -> CudaArray:
         """See `Device`."""
@@ -63,11 +68,12 @@ class CudaDevice:
         return values
 
     def session(self, graph: Path, repeated: bool = False) -> onnxruntime.InferenceSession:
-        """See `Device`; what is ``repeated`` is recorded at its first runs, and then launched as one (a CUDA graph)."""
+        """See `Device`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        session = ort.cuda_session(graph, options, {**self._options, "enable_cuda_graph": "1" if repeated else "0"})
+        recorded = {"enable_cuda_graph": "1"} if repeated and self._cuda_graphs else {}
+        session = ort.cuda_session(graph, options, self._options | recorded)
         if elsewhere := sorted(_elsewhere(session)):
             raise RuntimeError(f"{graph.name}: {', '.join(elsewhere)} would not be computed on the GPU")
         return session

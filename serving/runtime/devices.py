@@ -77,9 +77,13 @@ def _check_bundle(folder: Path, manifest: Manifest) -> None:
     raise DeviceError(f"bundle {folder} {fault}: export one for the GPU with {command}")
 
 
-def runtime_on(device: str, folder: Path, manifest: Manifest, threads: int, gpus: float = 1) -> Runtime:
-    """A runtime for the checked bundle in ``folder``, with ``gpus`` of a GPU's memory; DeviceError when there can be
-    none."""
+def runtime_on(
+    device: str, folder: Path, manifest: Manifest, threads: int, gpus: float = 1, cuda_graphs: bool = False
+) -> Runtime:
+    """A runtime for the checked bundle in ``folder``; DeviceError when there can be none.
+
+    On a GPU it has ``gpus`` of the memory, and may record steps (``cuda_graphs``, see `serving.runtime.cuda`).
+    """
     check_device(folder, manifest, device)
     if device == "cpu":
         return CpuRuntime(folder, manifest, threads)
@@ -88,7 +92,7 @@ def runtime_on(device: str, folder: Path, manifest: Manifest, threads: int, gpus
 
     with faults_of(device):
         ort.load_cuda()  # whoever allocates on the GPU needs it, too
-        return DeviceRuntime(folder, manifest, CudaDevice(_graph_memory(manifest, gpus)))
+        return DeviceRuntime(folder, manifest, CudaDevice(_graph_memory(manifest, gpus), cuda_graphs))
 
 
 @contextlib.contextmanager

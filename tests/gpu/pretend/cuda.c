@@ -243,6 +243,19 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     DONE;
 }
 
+/* The driver, of which only the server's own look at the card asks. */
+
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *version) { return cudaDriverGetVersion(version); }
+int cuDeviceGetCount(int *number) { return cudaGetDeviceCount(number); }
+int cuDeviceGet(int *device, int number) { return cudaGetDevice(device); }
+
+int cuDeviceTotalMem_v2(size_t *total, int device)
+{
+    size_t available;
+    return cudaMemGetInfo(&available, total);
+}
+
 /* Kernels. */
 
 static _Thread_local struct { dim3 grid, block; size_t shared; cudaStream_t stream; } configuration;
