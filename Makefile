@@ -31,7 +31,7 @@ test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 # The slow tests too: the larger model, replicas that die, whole comparisons.
-test-all: test
+test-all: test .gpu/.ready
 	$(BIN)/pytest -n 2 --dist worksteal -m slow
 
 # Two hundred random faults against the real service: ten minutes.
@@ -51,7 +51,7 @@ bench: $(VENV)/.bench
 	$(BIN)/dragoman bench
 
 clean:
-	rm -rf $(VENV) $(GPU_VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(GPU_VENV) .gpu .mypy_cache .pytest_cache .ruff_cache
 
 # A virtual environment without torch.
 $(VENV)/.serve: EXTRA := cpu
@@ -66,6 +66,12 @@ $(VENV)/.serve $(GPU_VENV)/.serve: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.serve
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+# What a pretended card is made of, on any machine: ONNX Runtime for CUDA beside the environment, and CUDA's headers.
+.gpu/.ready: constraints.txt
+	@rm -rf .gpu
+	@$(PIP) --no-deps --target .gpu onnxruntime-gpu nvidia-cuda-runtime nvidia-cuda-crt
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.serve

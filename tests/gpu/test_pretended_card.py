@@ -1,0 +1,116 @@
+"""ONNX Runtime for CUDA on a pretended card: where it computes what, what it copies, and that no card serves unproven."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.gpu.pretend.build import build
+from tests.service import free_port
+
+SITE = ROOT / ".gpu"
+MISSING = " and ".join(
+    [
+        *([] if (SITE / ".ready").exists() else ["ONNX Runtime for CUDA (make .gpu/.ready)"]),
+        *(tool for tool in ("cc", "nm") if not shutil.which(tool)),
+    ]
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"a card cannot be pretended without {MISSING}"),
+]
+
+BUNDLES = [("fp16", "fused"), ("fp16", "standard"), ("fp32", "standard")]
+RECORDED = [False, True]
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("card")
+    build(SITE, folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=BUNDLES, ids="-".join)
+def bundle(request: pytest.FixtureRequest, lively_bundle: Callable[..., Path]) -> Path:
+    return lively_bundle(*request.param)
+
+
+def run(card: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Python with ``arguments`` where there is a card."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(card), "PYTHONPATH": f"{SITE}:{ROOT}", "COLUMNS": "400"}
+    command = [sys.executable, "-W", "ignore", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def test_everything_is_computed_on_the_card_but_shapes(card: Path, bundle: Path) -> None:
+    done = run(card, "-m", "tests.gpu.placement", bundle)
+    assert done.returncode == 0, done.stdout + done.stderr
+    placed = json.loads(done.stdout.splitlines()[-1])
+    assert placed["astray"] == {}
+    for graph in ("encoder", "decoder", "admit", "reorder"):
+        assert sum(placed[graph]["CUDAExecutionProvider"].values()) > 20
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=["launched", "recorded"])
+def test_caches_stay_where_they_are_and_a_step_moves_one_block_each_way(
+    card: Path, bundle: Path, recorded: bool
+) -> None:
+    done = run(card, "-m", "tests.gpu.pretend.observe", bundle, *(["--cuda-graphs"] if recorded else []))
+    assert done.returncode == 0, done.stdout + done.stderr
+    # During a recording nobody may allocate, wait, or copy to and fro.
+    assert "pretended card" not in done.stderr
+    happened = json.loads(done.stdout)
+    steps, first = happened["step"], 2 * 3  # each k is bound, and perhaps recorded, at its first step
+    assert all((step["uploads"], step["downloads"]) == (1, 1) for step in steps[first:])
+    assert all((step["launches"] == 0) == recorded for step in steps[first:])
+    # A cache of eight rows has more than 100 kB.
+    assert all(step["copied"] < 10_000 for step in steps)
+    assert all(action["copied"] == 0 for name in ("admission", "copy") for action in happened[name])
+    late = [action for actions in happened.values() for action in actions[-len(actions) // 3 :]]
+    assert sum(action["used"] for action in late) == 0, "memory grows"
+
+
+def test_what_would_be_computed_elsewhere_is_refused(card: Path, lively_bundle: Callable[..., Path]) -> None:
+    """ONNX Runtime would go on with the CPU on the quiet: in fp32 a GPU has no fused attention over caches."""
+    code = """
+import sys
+from pathlib import Path
+from serving.runtime.cuda import CudaDevice
+CudaDevice().session(Path(sys.argv[1]) / "decoder.onnx")
+"""
+    done = run(card, "-c", code, lively_bundle("fp32", "fused"))
+    assert done.returncode == 1
+    assert "decoder.onnx: GroupQueryAttention" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].endswith("would not be computed on the GPU")
+
+
+@pytest.mark.parametrize("arguments", [["verify", "--device", "cuda"], ["serve", "--no-ray", "--gpus", "1"]], ids=" ".join)
+def test_a_card_that_computes_nothing_is_refused_in_one_line(card: Path, bundle: Path, arguments: list[str]) -> None:
+    port = ["--port", str(free_port()), "--bundle"] if "serve" in arguments else []
+    done = run(card, "-m", "serving.cli", *arguments, *port, bundle)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "gives other tokens" in line or "mean log-probability" in line
+
+
+def test_what_the_card_refuses_is_one_line(card: Path, bundle: Path) -> None:
+    """A driver that is too old for these libraries."""
+    code = """
+import runpy, sys
+from serving.runtime import cuda_driver
+cuda_driver.onnxruntime.cuda_version = "14.0"
+sys.argv = ["dragoman", "verify", sys.argv[1], "--device", "cuda"]
+runpy.run_module("serving.cli", run_name="__main__")
+"""
+    done = run(card, "-c", code, bundle)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "NVIDIA's driver here is for CUDA 13.0, and this onnxruntime-gpu for CUDA 14: install a newer driver"
+    ]
