@@ -1,0 +1,96 @@
+"""The loop against the reference search, alone and in company, with the shapes of the CPU and with those of a GPU."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.config import ModelConfig
+from model.search import beam
+from model.tokenizer import END
+from model.transformer import Transformer
+from model.translate import search
+from serving.bench.pytorch_loop import PyTorchLoop
+from serving.engine.decoding import Decoding
+
+SOURCES = [[4, *range(first, first + length), END] for first, length in [(9, 2), (99, 30), (300, 1), (40, 60), (7, 12)]]
+SOURCES += [[4, number, number * 7 % 800, END] for number in range(20, 60)]
+
+
+@pytest.fixture(scope="module")
+def model(lively_checkpoint: Path) -> Transformer:
+    return checkpoint.load(lively_checkpoint).model
+
+
+@pytest.fixture(params=[False, True], ids=["exact shapes", "static shapes"])
+def loop(model: Transformer, request: pytest.FixtureRequest) -> PyTorchLoop:
+    loop = PyTorchLoop(copy.deepcopy(model), "fp32", "cpu", torch.get_num_threads(), sentences=64)
+    loop.static = request.param
+    return loop
+
+
+def test_greedy_tokens_equal_the_reference(loop: PyTorchLoop, model: Transformer) -> None:
+    expected = dict(search(model, SOURCES))
+    lengths = {len(expected[index].tokens) for index in range(len(SOURCES))}
+    assert len(lengths) > 5  # else nobody would leave the batch before others
+    limits = [model.config.default_limit(len(source)) for source in SOURCES]
+    found = loop.translate(SOURCES, Decoding(max_tokens=max(limits)))
+    assert [tokens[:limit] for tokens, limit in zip(found, limits, strict=True)] == [
+        expected[index].tokens for index in range(len(SOURCES))
+    ]
+    alone = [loop.translate([source], Decoding(max_tokens=max(limits)))[0] for source in SOURCES[:6]]
+    assert alone == found[:6]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.0])
+def test_beam_tokens_equal_the_reference(loop: PyTorchLoop, model: Transformer, penalty: float) -> None:
+    sources, decoding = SOURCES[:14], Decoding(max_tokens=40, beam_size=4, length_penalty=penalty)
+    settings = {"max_tokens": 40, "beam_size": 4, "length_penalty": penalty}
+    best = [beam(model, torch.tensor(source), **settings)[0] for source in sources]  # type: ignore[arg-type]
+    assert {hypothesis.finished for hypothesis in best} == {True, False} or penalty == 0
+    found = loop.translate(sources, decoding)
+    assert found == [hypothesis.tokens for hypothesis in best]
+    assert [loop.translate([source], decoding)[0] for source in sources[:6]] == found[:6]
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_writes_exactly_as_many_tokens_as_it_is_told(loop: PyTorchLoop, beam_size: int) -> None:
+    for count in (1, 35):  # the second needs more room than a first frame has
+        found = loop.translate(SOURCES[:5], Decoding(max_tokens=count, min_tokens=count, beam_size=beam_size))
+        assert [len(tokens) for tokens in found] == [count] * 5
+
+
+def test_an_end_that_is_forbidden_is_the_references_second_choice(loop: PyTorchLoop, model: Transformer) -> None:
+    decoding = Decoding(max_tokens=16, min_tokens=9, beam_size=3)
+    best = [beam(model, torch.tensor(s), max_tokens=16, min_tokens=9, beam_size=3)[0] for s in SOURCES[:8]]
+    assert loop.translate(SOURCES[:8], decoding) == [hypothesis.tokens for hypothesis in best]
+
+
+def test_every_shape_of_model() -> None:
+    torch.manual_seed(3)
+    config = ModelConfig(
+        vocabulary=90,
+        width=32,
+        heads=4,
+        feed_forward=64,
+        encoder_layers=2,
+        decoder_layers=3,
+        norm="post",
+        activation="gelu",
+        positions="learned",
+        tied_embeddings=False,
+        max_positions=64,
+        dropout=0.0,
+    )
+    model = Transformer(config).eval()
+    sources = [[7, 30, 31, 32, END], [5, 80, END], list(range(10, 40))]
+    loop = PyTorchLoop(copy.deepcopy(model), "fp32", "cpu", torch.get_num_threads(), sentences=4)
+    expected = dict(search(model, sources))
+    assert loop.translate(sources, Decoding(max_tokens=16)) == [expected[index].tokens[:16] for index in range(3)]
+
+
+def test_more_sentences_than_there_is_room_for_are_refused(loop: PyTorchLoop) -> None:
+    with pytest.raises(ValueError, match="65 sentences at a time; there is room for 64"):
+        loop.translate([[4, END]] * 65, Decoding(max_tokens=4))
