@@ -41,21 +41,16 @@ class Frame:
         self._same = torch.arange(shape.sentences * shape.beam, device=device).view(shape.sentences, shape.beam)
         self.parents = self._same.clone()
         """Of each hypothesis, the row of the one that it continues."""
-        heads = (2, config.heads)
-        self.cross = torch.zeros(
-            (shape.sentences, config.decoder_layers, *heads, shape.source, config.head_width),
-            **{"device": device, "dtype": dtype},
-        )
+
+        def room(*sizes: int) -> Tensor:
+            """Zeros for keys and values."""
+            return torch.zeros((*sizes, config.head_width), device=device, dtype=dtype)
+
+        sentences, beam, layers, heads = shape.sentences, shape.beam, config.decoder_layers, config.heads
+        self.cross = room(sentences, layers, 2, heads, shape.source)
         # Hypotheses that fork copy the caches at each step, from one half into the other.
         self._caches = [
-            [
-                torch.zeros(
-                    (shape.sentences, shape.beam, *heads, shape.target, config.head_width),
-                    **{"device": device, "dtype": dtype},
-                )
-                for _ in range(config.decoder_layers)
-            ]
-            for _ in range(1 if shape.beam == 1 else 2)
+            [room(sentences, beam, 2, heads, shape.target) for _ in range(layers)] for _ in range(1 if beam == 1 else 2)
         ]
         self._half = 0
         """Where the caches are that the last step has written."""

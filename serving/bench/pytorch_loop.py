@@ -1,8 +1,8 @@
 """PyTorch as a contestant: the model with keys and values kept, many sentences at a time, everything on the device.
 
 On a GPU it is compiled (`torch.compile`) and each shape's step is captured as a CUDA graph; what fails there is left
-out and said in `PyTorchLoop.setting`. The host runs a few steps ahead of the device, and waits for it no sooner than
-it must know who is done. Sentences are sorted by length; when half of a batch is done the rest goes on in a smaller one.
+out and said in `PyTorchLoop.setting`. The host runs a few steps ahead of the device: how many sentences are done it
+learns a little late. Sentences are sorted by length; when half of a batch is done the rest goes on in a smaller one.
 """
 
 import sys
