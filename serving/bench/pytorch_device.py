@@ -44,7 +44,7 @@ class Graphs:
     """Calls captured as CUDA graphs, which share the memory of what lies between their inputs and outputs."""
 
     def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
 
     def capture(self, call: Callable[[], None]) -> Callable[[], None]:
         """``call``, which reads and writes tensors at fixed addresses, as one launch. It is called a few times now."""
@@ -55,6 +55,7 @@ class Graphs:
                 call()  # compiles, and lets libraries make what they make at first
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             call()

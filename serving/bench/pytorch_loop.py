@@ -23,6 +23,8 @@ from serving.engine.decoding import Decoding
 
 POSITIONS = 32
 """Positions are rounded up to a multiple of this: so few shapes there are."""
+SMALLEST = 32
+"""Sentences for which a step takes no longer than for fewer, on a GPU."""
 ENCODED = 64
 """Sentences that are encoded together, no more of which are padded to the longest among them."""
 COMPILED, CAPTURED, EAGER = LEVELS = ("torch.compile and CUDA graphs", "CUDA graphs", "eager")
@@ -123,11 +125,11 @@ class PyTorchLoop:
 
     def _fitting(self, frame: Frame, search: Search, unfinished: int, steps: int) -> Frame:
         """``frame``, or another one with its sentences when it is full or half of them are done."""
-        rows, full = self._rows(unfinished), steps == frame.shape.target
-        if not full and rows > frame.shape.sentences // 2:
-            return frame
+        rows = max(self._rows(unfinished), SMALLEST if self.static else 1)
         if rows > frame.shape.sentences // 2:
             rows = frame.shape.sentences
+            if steps < frame.shape.target:
+                return frame
         other = self._frame(rows, search, frame.shape.source, steps)
         other.take_over(frame, search.done[frame.sentence].long().argsort(stable=True)[:rows])
         return other

@@ -1,18 +1,21 @@
 """The loop against the reference search, alone and in company, with the shapes of the CPU and with those of a GPU."""
 
 import copy
+from collections import deque
 from pathlib import Path
 
 import pytest
 import torch
 
 from model import checkpoint
+from model.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.search import beam
 from model.tokenizer import END
 from model.transformer import Transformer
 from model.translate import search
-from serving.bench.pytorch_loop import PyTorchLoop
+from serving.bench.pytorch_device import Graphs
+from serving.bench.pytorch_loop import LEVELS, PyTorchLoop
 from serving.engine.decoding import Decoding
 
 SOURCES = [[4, *range(first, first + length), END] for first, length in [(9, 2), (99, 30), (300, 1), (40, 60), (7, 12)]]
@@ -25,16 +28,20 @@ def model(lively_checkpoint: Path) -> Transformer:
 
 
 @pytest.fixture(params=[False, True], ids=["exact shapes", "static shapes"])
-def loop(model: Transformer, request: pytest.FixtureRequest) -> PyTorchLoop:
+def static(request: pytest.FixtureRequest) -> bool:
+    found: bool = request.param
+    return found
+
+
+@pytest.fixture
+def loop(model: Transformer, static: bool) -> PyTorchLoop:
     loop = PyTorchLoop(copy.deepcopy(model), "fp32", "cpu", torch.get_num_threads(), sentences=64)
-    loop.static = request.param
+    loop.static = static
     return loop
 
 
 def test_greedy_tokens_equal_the_reference(loop: PyTorchLoop, model: Transformer) -> None:
     expected = dict(search(model, SOURCES))
-    lengths = {len(expected[index].tokens) for index in range(len(SOURCES))}
-    assert len(lengths) > 5  # else nobody would leave the batch before others
     limits = [model.config.default_limit(len(source)) for source in SOURCES]
     found = loop.translate(SOURCES, Decoding(max_tokens=max(limits)))
     assert [tokens[:limit] for tokens, limit in zip(found, limits, strict=True)] == [
@@ -94,3 +101,42 @@ def test_every_shape_of_model() -> None:
 def test_more_sentences_than_there_is_room_for_are_refused(loop: PyTorchLoop) -> None:
     with pytest.raises(ValueError, match="65 sentences at a time; there is room for 64"):
         loop.translate([[4, END]] * 65, Decoding(max_tokens=4))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
+def test_what_fails_on_a_gpu_is_left_out_and_said(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no graph\nfor you")
+
+    monkeypatch.setattr(Graphs, "capture", fail)
+    loop = PyTorchLoop(copy.deepcopy(model), "fp32", "cpu", torch.get_num_threads(), sentences=4)
+    loop.static, loop._levels = True, deque(LEVELS)
+    loop._forget()
+    expected = dict(search(model, SOURCES[:4]))
+    assert loop.translate(SOURCES[:4], Decoding(max_tokens=14)) == [expected[i].tokens[:14] for i in range(4)]
+    failed = "failed: RuntimeError: no graph for you"
+    assert loop.setting == f"eager; torch.compile and CUDA graphs {failed}; CUDA graphs {failed}"
+
+
+def test_a_trained_models_batches_shrink_and_the_rest_goes_on(
+    small: Checkpoint, sentences: list[str], static: bool
+) -> None:
+    loop = PyTorchLoop(copy.deepcopy(small.model), "fp32", "cpu", torch.get_num_threads(), sentences=64)
+    loop.static = static
+    sources = [source for source in (small.tokenizer.source(text, "de") for text in sentences) if len(source) <= 16][
+        :40
+    ]
+    expected = dict(search(small.model, sources))
+    found = loop.translate(sources, Decoding(max_tokens=42))
+    assert found == [expected[index].tokens for index in range(40)]
+    found = loop.translate(sources, Decoding(max_tokens=42, beam_size=4))
+    for index in range(0, 40, 3):
+        assert found[index] == beam(small.model, torch.tensor(sources[index]), max_tokens=42, beam_size=4)[0].tokens
+    for size in (1, 4):
+        sizes = {shape.sentences for shape in loop._frames if shape.beam == size}
+        assert sizes == {64, 32} if static else max(sizes) == 40 and min(sizes) < 10
+
+
+def test_a_batch_that_outgrows_its_room_goes_on_in_a_larger_one(loop: PyTorchLoop) -> None:
+    loop.translate(SOURCES[:4], Decoding(max_tokens=40, min_tokens=40))
+    assert [shape.target for shape in loop._frames] == [32, 64]
