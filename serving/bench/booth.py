@@ -9,6 +9,7 @@ says why in its line, and its process ends.
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -25,6 +26,9 @@ CALM = 0.01
 """Seconds in which the process must use less than a tenth of a core to count as quiet."""
 PATIENCE = 5.0
 """Seconds threads may go on spinning before that is an error."""
+
+ANSWERS = 300.0
+"""Seconds in which an engine must answer, loading and compiling included; one that takes longer has failed."""
 
 Batch = tuple[list[list[int]], Decoding]
 
@@ -78,6 +82,10 @@ class Booth:
 
     def _receive(self) -> Any:
         assert self._process.stdout
+        # An answer is one line, so nothing of it can be in the buffer already.
+        if not select.select([self._process.stdout], [], [], ANSWERS)[0]:
+            self._process.kill()
+            raise BoothError(f"{self.name} did not answer for {ANSWERS:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise BoothError(f"{self.name} ended with status {self._process.wait()}; what it said stands above")

@@ -55,6 +55,8 @@ class Result:
     rows: int
     threads: int
     device: str
+    tokens: int
+    """Target tokens of a pass: about as many for every engine, or one of them does other work."""
     tokens_per_second: float
     latency_ms: float
     """From handing over a batch of ``rows`` sentences until the last of them is done: the mean over the batches."""
@@ -227,6 +229,7 @@ def summarise(
                 rows=cell.rows,
                 threads=cell.threads,
                 device=cell.device,
+                tokens=passes[variant][-1].tokens,
                 tokens_per_second=round(median(speeds[variant]), 2),
                 latency_ms=round(median(timed.seconds for timed in passes[variant]) / batches * 1e3, 3),
                 times_peer=round(median(ratios), 3) if ratios else None,

@@ -114,7 +114,9 @@ def _sentences(loaded: Checkpoint, data: Path, count: int, device: str) -> list[
 
     One that does not would go on alone when all others are done, and measure where the limits stand.
     """
-    model, language = loaded.model.to(device), loaded.config.pairs[0][1]
+    # Where PyTorch finds no GPU, engines may find one.
+    model = loaded.model.to(device if device == "cpu" or torch.cuda.is_available() else "cpu")
+    language = loaded.config.pairs[0][1]
     ids = (loaded.tokenizer.source(text, language) for text in read_lines(data))
     fitting = [source for source in ids if len(source) <= model.config.max_positions]
     found: list[list[int]] = []

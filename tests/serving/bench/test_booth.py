@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import time
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def test_an_engine_that_fails_at_work_says_why_and_so_does_one_that_is_gone(
             one.measure([([[4, 3]], Decoding(max_tokens=2))])
     finally:
         one.close()
+
+
+def test_an_engine_that_never_answers_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / CHECKPOINT)  # whoever reads it waits for a writer
+    monkeypatch.setattr(booth, "ANSWERS", 0.1)
+    with pytest.raises(BoothError, match="pytorch fp32 did not answer"):
+        Booth(PYTORCH, Seat(tmp_path, "cpu", threads=1, rows=4))
 
 
 class Spinning:

@@ -35,6 +35,7 @@ def test_medians_and_ratios_round_by_round(tiny_config: ModelConfig) -> None:
     assert ours.rounds == (200, 400, 100)
     assert ours.tokens_per_second == 200
     assert ours.latency_ms == 125
+    assert ours.tokens == 100
     assert ours.times_peer == 4
     assert peer.times_peer == 1
     assert (ours.engine, ours.precision, ours.search, ours.rows, ours.threads) == ("dragoman", "int8", "greedy", 8, 2)
