@@ -1,11 +1,14 @@
 """The loop against the reference search, alone and in company, with the shapes of the CPU and with those of a GPU."""
 
 import copy
+import functools
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -103,15 +106,49 @@ def test_more_sentences_than_there_is_room_for_are_refused(loop: PyTorchLoop) ->
         loop.translate([[4, END]] * 65, Decoding(max_tokens=4))
 
 
+def as_on_a_gpu(model: Transformer, sentences: int) -> PyTorchLoop:
+    loop = PyTorchLoop(copy.deepcopy(model), "fp32", "cpu", torch.get_num_threads(), sentences)
+    loop.static, loop._levels = True, deque(LEVELS)
+    loop._forget()
+    return loop
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
+def test_one_compilation_serves_all_shapes_and_making_ready_disturbs_nobody(
+    small: Checkpoint, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a GPU's way but for the generated kernels, and for the graphs: a call is made as often as for them."""
+
+    def capture(_: Graphs, call: Callable[[], None]) -> Callable[[], None]:
+        for _ in range(3):
+            call()
+        return call
+
+    # Whatever shapes the compiler meets, its backend is asked for a graph of its own only where one is specialised.
+    backend = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    monkeypatch.setattr(Graphs, "capture", capture)
+    loop = as_on_a_gpu(small.model, 64)
+    sources = [source for source in (small.tokenizer.source(text, "de") for text in sentences) if len(source) <= 40]
+    expected = PyTorchLoop(copy.deepcopy(small.model), "fp32", "cpu", torch.get_num_threads(), 64)
+    for count in (40, 1, 24):
+        for beam_size in (1, 4):
+            decoding = Decoding(max_tokens=40, beam_size=beam_size)
+            assert loop.translate(sources[:count], decoding) == expected.translate(sources[:count], decoding)
+    assert loop.setting == LEVELS[0]
+    # The encoder, and step and choice of each search; and these again for one sentence.
+    assert backend.frame_count <= 2 * (1 + 2 + 2)
+    assert len(loop._frames) >= 8
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
 def test_what_fails_on_a_gpu_is_left_out_and_said(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no graph\nfor you")
 
     monkeypatch.setattr(Graphs, "capture", fail)
-    loop = PyTorchLoop(copy.deepcopy(model), "fp32", "cpu", torch.get_num_threads(), sentences=4)
-    loop.static, loop._levels = True, deque(LEVELS)
-    loop._forget()
+    loop = as_on_a_gpu(model, 4)
     expected = dict(search(model, SOURCES[:4]))
     assert loop.translate(SOURCES[:4], Decoding(max_tokens=14)) == [expected[i].tokens[:14] for i in range(4)]
     failed = "failed: RuntimeError: no graph for you"
