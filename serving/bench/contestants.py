@@ -6,26 +6,61 @@ returns when the last of them is done.
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from export.bundle import MANIFEST, Manifest
 from serving.engine.decoding import Decoding
 from serving.engine.engine import Engine
 from serving.engine.jobs import translation
-from serving.runtime.cpu import CpuRuntime
+from serving.runtime.devices import unchecked_runtime
 from serving.settings import Settings
 
-if TYPE_CHECKING:
-    from model.transformer import Transformer
-
-ENGINES = ("dragoman", "ctranslate2", "pytorch")
 CHECKPOINT = "checkpoint.pt"
 PEER = "ctranslate2"
+"""The folder of its model."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """An engine at a precision."""
+
+    engine: str
+    precision: str
+    """Of this engine on a GPU also with the bodies of attention: ``fp16-standard``."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.engine} {self.precision}"
+
+
+ENTRANTS = {
+    device: tuple(Entrant(engine, precision) for engine, those in engines for precision in those)
+    for device, engines in {
+        "cpu": (("dragoman", ("fp32", "int8")), ("ctranslate2", ("fp32", "int8")), ("pytorch", ("fp32",))),
+        "cuda": (
+            ("dragoman", ("fp16", "fp16-standard", "fp32")),
+            ("ctranslate2", ("fp16",)),
+            ("pytorch", ("fp16",)),
+        ),
+    }.items()
+}
+"""Who takes part on each device."""
+PEERS = {
+    "cpu": (Entrant("ctranslate2", "int8"),),
+    "cuda": (Entrant("ctranslate2", "fp16"), Entrant("pytorch", "fp16")),
+}
+"""With the fastest of whom everybody is compared."""
 
 
 class Contestant(Protocol):
     """An engine with its model loaded."""
+
+    @property
+    def setting(self) -> str:
+        """How it computes, where there was a choice."""
 
     def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:
         """The tokens written for each of ``sources``, the end token included where there is one."""
@@ -34,12 +69,13 @@ class Contestant(Protocol):
 class Dragoman:
     """This engine, as `serving.pipeline` sets it up, with rows enough for every hypothesis of a batch."""
 
-    def __init__(self, bundle: Path, threads: int, rows: int) -> None:
+    def __init__(self, bundle: Path, device: str, threads: int, rows: int) -> None:
         # Not `read_manifest`: a bundle made for a benchmark alone has passed no parity gate.
         manifest = Manifest.model_validate_json((bundle / MANIFEST).read_bytes())
-        settings = Settings()
+        settings = Settings(gpus=int(device == "cuda"))
         rows = max(rows, settings.rows)
-        runtime = CpuRuntime(bundle, manifest, threads)
+        runtime = unchecked_runtime(device, bundle, manifest, threads, settings.gpus, settings.cuda_graphs)
+        self.setting = "CUDA graphs" if settings.cuda_graphs and settings.gpus else ""
         self._engine = Engine(runtime, runtime.batch(rows), settings.encode_tokens, sys.maxsize, rows)
 
     def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:
@@ -49,56 +85,28 @@ class Dragoman:
         return [list(job.future.result().hypotheses[0].tokens) for job in jobs]
 
 
-class PyTorch:
-    """The PyTorch model as it stands: a batch at a time, greedy, every step reads the whole target again."""
+@dataclass(frozen=True)
+class Seat:
+    """Where a contestant computes, and how much is asked of it."""
 
-    def __init__(self, model: "Transformer", threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._model = model.eval()
-
-    @classmethod
-    def load(cls, path: Path, threads: int) -> "PyTorch":
-        """The model that was saved at ``path``."""
-        import torch
-
-        return cls(torch.load(path, weights_only=False), threads)
-
-    def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:
-        """See `Contestant`; ValueError for a beam."""
-        import torch
-
-        from model.corpus import pad
-        from model.tokenizer import END, START
-
-        if decoding.beam_size > 1:
-            raise ValueError("the PyTorch contestant searches greedily only")
-        with torch.inference_mode():
-            encoded = self._model.encode(
-                torch.from_numpy(pad(sources)).long(), torch.tensor([len(source) for source in sources])
-            )
-            target = torch.full((len(sources), 1), START)
-            ended = torch.zeros(len(sources), dtype=torch.bool)
-            for step in range(decoding.max_tokens):
-                logits = self._model.projection(self._model.decode(target, encoded).states[:, -1])
-                if step + 1 < decoding.min_tokens:
-                    logits[:, END] = -torch.inf
-                token = logits.argmax(-1)
-                target = torch.cat((target, token[:, None]), dim=1)
-                ended |= token == END
-                if ended.all():
-                    break
-            written = target[:, 1:].tolist()
-        return [row[: row.index(END) + 1] if END in row else row for row in written]
+    folder: Path
+    """What `serving.bench.subjects` has made of the model."""
+    device: str
+    threads: int
+    rows: int
+    """Hypotheses at most."""
+    split: bool = False
+    """Whether a batch is cut in as many parts as there are threads."""
 
 
-def enter(engine: str, precision: str, folder: Path, threads: int, rows: int, split: bool) -> Contestant:
-    """``engine`` with the model that `serving.bench.subjects` put into ``folder``, for ``rows`` hypotheses at most."""
-    if engine == "dragoman":
-        return Dragoman(folder / precision, threads, rows)
-    if engine == "ctranslate2":
+def enter(entrant: Entrant, seat: Seat) -> Contestant:
+    """``entrant`` with its model loaded."""
+    if entrant.engine == "dragoman":
+        return Dragoman(seat.folder / entrant.precision, seat.device, seat.threads, seat.rows)
+    if entrant.engine == "ctranslate2":
         from serving.bench.peer import CTranslate2
 
-        return CTranslate2(folder / PEER, precision, threads, split)
-    return PyTorch.load(folder / CHECKPOINT, threads)
+        return CTranslate2(seat.folder / PEER, entrant.precision, seat.device, seat.threads, seat.split)
+    from serving.bench.pytorch_loop import PyTorchLoop
+
+    return PyTorchLoop.load(seat.folder / CHECKPOINT, entrant.precision, seat.device, seat.threads, seat.rows)

@@ -1,4 +1,4 @@
-"""What the figures were measured on: the processor, and how fast it multiplies matrices in ONNX Runtime."""
+"""What the figures were measured on: the processors, and how fast the CPU multiplies matrices in ONNX Runtime."""
 
 import importlib.metadata
 import json
@@ -56,6 +56,8 @@ class Machine:
     system: str
     versions: dict[str, str]
     ceilings: tuple[Ceiling, ...]
+    gpu: str | None = None
+    """Name, memory and driver, where it was a GPU that computed."""
 
     def ceiling(self, precision: str, threads: int) -> float | None:
         """Multiply-adds a second; None when it was not measured."""
@@ -63,8 +65,11 @@ class Machine:
         return found[0].gmacs_per_second * 1e9 if found else None
 
 
-def describe(threads: Sequence[int], packages: Sequence[str]) -> Machine:
-    """This machine, its ceilings with each of ``threads``, and the versions of those of ``packages`` that are there."""
+def describe(threads: Sequence[int], packages: Sequence[str], device: str = "cpu") -> Machine:
+    """This machine, its ceilings with each of ``threads``, and the versions of those of ``packages`` that are there.
+
+    With another ``device`` than the CPU there are no ceilings.
+    """
     load = os.getloadavg()[0]
     cpu, flags = processor(_read("/proc/cpuinfo"))
     versions = {"python": platform.python_version()}
@@ -81,8 +86,27 @@ def describe(threads: Sequence[int], packages: Sequence[str]) -> Machine:
         load_average=load,
         system=platform.platform(),
         versions=versions,
-        ceilings=tuple(ceiling for count in threads for ceiling in _ceilings_apart(count)),
+        ceilings=tuple(ceiling for count in threads for ceiling in _ceilings_apart(count)) if device == "cpu" else (),
+        gpu=None if device == "cpu" else gpu(),
     )
+
+
+def gpu() -> str:
+    """The first GPU in the words of its driver, or of PyTorch, or that neither knows one."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        found = ""
+    if found:
+        name, memory, driver = (part.strip() for part in found.splitlines()[0].split(","))
+        return f"{name}, {memory}, driver {driver}"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "a GPU that nvidia-smi and PyTorch do not know"
+    properties = torch.cuda.get_device_properties(0)
+    return f"{properties.name}, {properties.total_memory // 2**20} MiB, CUDA {torch.version.cuda}"
 
 
 def processor(cpuinfo: str) -> tuple[str, set[str]]:

@@ -94,17 +94,24 @@ def _feed_forward(spec: transformer_spec.FeedForwardSpec, module: FeedForward, r
     _linear(spec.linear_1, module.outer)
 
 
+COMPUTE_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+
+
 class CTranslate2:
     """A converted model in CTranslate2; with ``split``, each batch is cut in as many parts as there are threads."""
 
-    def __init__(self, folder: Path, precision: str, threads: int, split: bool = False) -> None:
+    def __init__(
+        self, folder: Path, precision: str, device: str = "cpu", threads: int = 1, split: bool = False
+    ) -> None:
         self._parts = threads if split else 1
+        inter, intra = self._parts, threads // self._parts
+        self.setting = f"inter_threads={inter}, intra_threads={intra}" if device == "cpu" else ""
         self._translator = ctranslate2.Translator(
             str(folder),
-            device="cpu",
-            compute_type={"fp32": "float32", "int8": "int8"}[precision],
-            inter_threads=self._parts,
-            intra_threads=threads // self._parts,
+            device=device,
+            compute_type=COMPUTE_TYPES[precision],
+            inter_threads=inter,
+            intra_threads=intra,
         )
 
     def translate(self, sources: list[list[int]], decoding: Decoding) -> list[list[int]]:

@@ -7,7 +7,7 @@ from html import escape
 from serving.bench.rounds import Result
 
 COLOURS = {"dragoman": "#c2410c", "ctranslate2": "#1d4ed8", "pytorch": "#4d7c0f"}
-DASHES = {"fp32": "5 4", "int8": "none"}
+DASHES = {"fp32": "5 4", "fp16-standard": "2 3", "fp16": "none", "int8": "none"}
 WIDTH, HEIGHT = 330, 240
 """Of a panel, its margins included, in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 34, 40
@@ -41,7 +41,7 @@ def _legend(results: Sequence[Result]) -> str:
     for engine, precision in dict.fromkeys((result.engine, result.precision) for result in results):
         parts.append(_line([(x, 40), (x + 26, 40)], engine, precision))
         parts.append(f'<text x="{x + 32}" y="44">{engine} {precision}</text>')
-        x += 128
+        x += 32 + 7 * len(f"{engine} {precision}")
     return "".join(parts)
 
 
@@ -58,10 +58,8 @@ def _panel(results: Sequence[Result], x: int, y: int) -> str:
         return bottom - _share(value, ticks[0], ticks[-1]) * (bottom - top)
 
     first = results[0]
-    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
-    parts = [
-        f'<text x="{left}" y="{y + 22}" font-weight="bold">{escape(first.model)}, {first.search}, {threads}</text>'
-    ]
+    title = escape(f"{first.model}, {first.search}, {first.where}")
+    parts = [f'<text x="{left}" y="{y + 22}" font-weight="bold">{title}</text>']
     for tick in ticks:
         parts.append(f'<path d="M{left} {up(tick):.1f}H{right}" stroke="#e5e7eb"/>')
         parts.append(f'<text x="{left - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:,}</text>')

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from serving.bench.machine import Machine
 from serving.bench.plot import plot
-from serving.bench.rounds import Result, Skipped
+from serving.bench.rounds import Result, Skipped, against_peers, where
 
 JSON, PLOT = "bench.json", "bench.svg"
 BUSY = 0.5
@@ -19,9 +19,10 @@ BUSY = 0.5
 
 
 def document(machine: Machine, results: Sequence[Result], skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Everything, for JSON."""
+    """Everything, for JSON; ``against_peers`` has what is to be remembered of it."""
     return {
         "machine": asdict(machine),
+        "against_peers": [asdict(result) for result in against_peers(results)],
         "results": [asdict(result) for result in results],
         "skipped": [
             {**asdict(each.entrant), **asdict(each.cell), "search": each.cell.search, "reason": each.reason}
@@ -42,17 +43,16 @@ def show(console: Console, results: Sequence[Result], skipped: Sequence[Skipped]
     tables: dict[str, Table] = {}
     rows: dict[str, int] = {}
     for result in results:
-        threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-        title = f"{result.model}, {result.search}, {threads}"
+        title = f"{result.model}, {result.search}, {result.where}"
         if title not in tables:
             tables[title] = Table("rows", "engine", title=title, title_justify="left")
-            for name in ("tokens/s", "latency, ms", "× CT2 int8", "of ceiling"):
+            for name in ("tokens/s", "latency, ms", "× peer", "of ceiling"):
                 tables[title].add_column(name, justify="right")
         opens = rows.get(title) != result.rows
         if opens and title in rows:
             tables[title].add_section()
         rows[title] = result.rows
-        ratio, share = result.times_ctranslate2_int8, result.ceiling_share
+        ratio, share = result.times_peer, result.ceiling_share
         tables[title].add_row(
             str(result.rows) if opens else "",
             f"{result.engine} {result.precision}",
@@ -63,6 +63,14 @@ def show(console: Console, results: Sequence[Result], skipped: Sequence[Skipped]
         )
     for table in tables.values():
         console.print(table)
+    for result in against_peers(results):
+        if result.times_peer is not None:
+            cell = f"{result.model}, {result.search}, {result.rows} rows, {result.where}"
+            ours, speed = f"{result.engine} {result.precision}", f"{result.tokens_per_second:,.0f} tokens/s"
+            console.print(f"{cell}: {ours} {speed}, {result.times_peer:.2f} × {result.peer} (the peer)", markup=False)
+    settings = dict.fromkeys((f"{each.engine} {each.precision}", each.setting) for each in results if each.setting)
+    for name, setting in settings:
+        console.print(f"{name}: {setting}", markup=False, soft_wrap=True)
     reasons = {each.reason: [other for other in skipped if other.reason == each.reason] for each in skipped}
     for reason, left_out in reasons.items():
         names = ", ".join(dict.fromkeys(f"{each.entrant.name} ({each.cell.search})" for each in left_out))
@@ -78,10 +86,11 @@ def say(console: Console, machine: Machine) -> None:
     if machine.load_average > BUSY:
         console.print("others use this machine: what follows is slower and less steady than it could be")
     for ceiling in machine.ceilings:
-        threads = "1 thread" if ceiling.threads == 1 else f"{ceiling.threads} threads"
-        console.print(f"matrix products, {ceiling.precision}, {threads}: {ceiling.gmacs_per_second:.0f} GMAC/s")
+        with_threads = where("cpu", ceiling.threads)
+        console.print(f"matrix products, {ceiling.precision}, {with_threads}: {ceiling.gmacs_per_second:.0f} GMAC/s")
 
 
 def _title(machine: Machine) -> str:
     sets, memory = " ".join(machine.instruction_sets), machine.memory_bytes / 2**30
-    return f"{machine.cpu}, {machine.cores} cores, {memory:.0f} GiB, {sets}"
+    gpu = f"{machine.gpu}; " if machine.gpu else ""
+    return f"{gpu}{machine.cpu}, {machine.cores} cores, {memory:.0f} GiB, {sets}"

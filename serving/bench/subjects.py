@@ -1,5 +1,6 @@
 """What is translated: a model, written down for every engine, and the sentences it is given."""
 
+import copy
 import gzip
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 
 from export.bundle import MANIFEST, CacheSpec, Limits, Manifest, Provenance
 from export.exporter import Precision, calibration, write_graphs
+from export.functions import Bodies
 from export.quantize import calibrate, quantized
 from model import checkpoint
 from model.checkpoint import Checkpoint
@@ -17,7 +19,7 @@ from model.config import ModelConfig
 from model.tokenizer import LANGUAGES
 from model.transformer import Transformer
 from model.translate import search
-from serving.bench.contestants import CHECKPOINT, PEER
+from serving.bench.contestants import CHECKPOINT, PEER, Entrant
 from serving.engine.decoding import Decoding
 
 PAPER = "paper"
@@ -37,13 +39,13 @@ class Subject:
     fixed: int | None = None
     """Tokens every translation has; None: as many as it takes to the end token."""
 
-    def batches(self, rows: int) -> list[list[list[int]]]:
+    def batches(self, rows: int, most: int | None = None) -> list[list[list[int]]]:
         """What one measurement translates, ``rows`` sentences at a time: the same sentences whatever ``rows`` is.
 
-        Of a fixed length, where every batch is like the first, only that one.
+        Of a fixed length, where every batch is like the first, only that one. ``most`` batches at most, if given.
         """
         whole = [self.sources[begin : begin + rows] for begin in range(0, len(self.sources), rows)]
-        return whole[:1] if self.fixed else [batch for batch in whole if len(batch) == rows]
+        return whole[:1] if self.fixed else [batch for batch in whole[:most] if len(batch) == rows]
 
     def decoding(self, sources: list[list[int]], beam_size: int) -> Decoding:
         """The search for a batch. CTranslate2 takes one limit a batch, so everybody gets that of the longest source."""
@@ -52,12 +54,16 @@ class Subject:
         return Decoding(max_tokens=self.config.default_limit(max(map(len, sources))), beam_size=beam_size)
 
 
-def prepare(name: str, folder: Path, engines: Collection[str], data: Path, sentences: int) -> Subject:
-    """Write the model ``name`` ("paper", a checkpoint that ships, or a folder) into ``folder`` for ``engines``.
+def prepare(
+    name: str, folder: Path, entrants: Collection[Entrant], data: Path, sentences: int, device: str = "cpu"
+) -> Subject:
+    """Write the model ``name`` ("paper", a checkpoint that ships, or a folder) into ``folder`` for ``entrants``.
 
     ``data`` is where the sentences of a trained model come from. Raises CheckpointError, OSError, ValueError.
     """
     folder.mkdir(parents=True)
+    engines = {entrant.engine for entrant in entrants}
+    bundles = [entrant.precision for entrant in entrants if entrant.engine == "dragoman"]
     if name == PAPER:
         torch.manual_seed(0)
         model = Transformer(ModelConfig(vocabulary=32_000, dropout=0.0)).eval()
@@ -69,17 +75,27 @@ def prepare(name: str, folder: Path, engines: Collection[str], data: Path, sente
     else:
         loaded = checkpoint.load(checkpoint.locate(name))
         model = loaded.model
-        subject = Subject(name, folder, model.config, _sentences(loaded, data, sentences))
-        pairs = calibration(loaded) if "dragoman" in engines else []
+        subject = Subject(name, folder, model.config, _sentences(loaded, data, sentences, device))
+        pairs = calibration(loaded) if "int8" in bundles else []
     if "pytorch" in engines:
         torch.save(model, folder / CHECKPOINT)
     if "ctranslate2" in engines:
-        from serving.bench.peer import convert
-
-        convert(model, folder / PEER)
-    if "dragoman" in engines:
-        write_bundle(model, folder / "fp32", "fp32")
-        write_bundle(quantized(model, calibrate(model, pairs)), folder / "int8", "int8")
+        try:
+            from serving.bench.peer import convert
+        except ImportError:
+            pass  # its own process will fail at the same, and say so
+        else:
+            convert(model, folder / PEER)
+    for bundle in bundles:
+        match bundle:
+            case "int8":
+                write_bundle(quantized(model, calibrate(model, pairs)), folder / bundle, "int8")
+            case "fp32":
+                # On a GPU the fused operator has no kernel in fp32.
+                write_bundle(model, folder / bundle, "fp32", "fused" if device == "cpu" else "standard")
+            case _:
+                bodies: Bodies = "standard" if bundle.endswith("standard") else "fused"
+                write_bundle(copy.deepcopy(model).half(), folder / bundle, "fp16", bodies)
     return subject
 
 
@@ -93,12 +109,14 @@ def read_lines(path: Path) -> list[str]:
     return [text for text in first if text.strip()]
 
 
-def _sentences(loaded: Checkpoint, data: Path, count: int) -> list[list[int]]:
-    """Source ids of the first ``count`` lines whose greedy translation ends before its limit.
+def _sentences(loaded: Checkpoint, data: Path, count: int, device: str) -> list[list[int]]:
+    """Source ids of the first ``count`` lines whose greedy translation ends before its limit, found on ``device``.
 
     One that does not would go on alone when all others are done, and measure where the limits stand.
     """
-    model, language = loaded.model, loaded.config.pairs[0][1]
+    # Where PyTorch finds no GPU, engines may find one.
+    model = loaded.model.to(device if device == "cpu" or torch.cuda.is_available() else "cpu")
+    language = loaded.config.pairs[0][1]
     ids = (loaded.tokenizer.source(text, language) for text in read_lines(data))
     fitting = [source for source in ids if len(source) <= model.config.max_positions]
     found: list[list[int]] = []
@@ -106,16 +124,19 @@ def _sentences(loaded: Checkpoint, data: Path, count: int) -> list[list[int]]:
         ending = {index for index, hypothesis in search(model, chunk) if hypothesis.finished}
         found += [source for index, source in enumerate(chunk) if index in ending]
         if len(found) >= count:
-            return found[:count]
-    raise ValueError(f"{data}: {count} sentences are needed and {len(found)} can be translated to their end")
+            break
+    model.to("cpu")
+    if len(found) < count:
+        raise ValueError(f"{data}: {count} sentences are needed and {len(found)} can be translated to their end")
+    return found[:count]
 
 
 def _chunks(items: list[list[int]], size: int) -> Iterable[list[list[int]]]:
     return (items[begin : begin + size] for begin in range(0, len(items), size))
 
 
-def write_bundle(model: Transformer, folder: Path, precision: Precision) -> None:
-    """The graphs of ``model``, which has been quantised or not, and a manifest: a bundle less tokenizer and gate."""
+def write_bundle(model: Transformer, folder: Path, precision: Precision, attention: Bodies = "fused") -> None:
+    """The graphs of ``model``, whose weights are in ``precision``, and a manifest: a bundle less tokenizer and gate."""
     folder.mkdir()
     positions = model.config.max_positions
     manifest = Manifest(
@@ -124,12 +145,12 @@ def write_bundle(model: Transformer, folder: Path, precision: Precision) -> None
         languages={language: number for number, language in enumerate(LANGUAGES, 4)},
         model=model.config,
         precision=precision,
-        attention="fused",
+        attention=attention,
         limits=Limits(source_tokens=positions, target_tokens=positions),
         cache=CacheSpec.of(precision),
         quantisation=None,
         files={},
-        graphs=write_graphs(model, folder, "fused"),
+        graphs=write_graphs(model, folder, attention),
         provenance=Provenance(checkpoint_sha256="", versions={}),
         parity=None,
     )

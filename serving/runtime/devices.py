@@ -85,6 +85,13 @@ def runtime_on(
     On a GPU it has ``gpus`` of the memory, and may record steps (``cuda_graphs``, see `serving.runtime.cuda`).
     """
     check_device(folder, manifest, device)
+    return unchecked_runtime(device, folder, manifest, threads, gpus, cuda_graphs)
+
+
+def unchecked_runtime(
+    device: str, folder: Path, manifest: Manifest, threads: int, gpus: float, cuda_graphs: bool
+) -> Runtime:
+    """`runtime_on` for a bundle that only a benchmark reads, and that need not have probes."""
     if device == "cpu":
         return CpuRuntime(folder, manifest, threads)
     from serving.runtime.cuda import CudaDevice

@@ -4,13 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.bundle import Manifest
 from model import checkpoint
 from model.search import beam
 from model.transformer import Transformer
 from model.translate import search
-from serving.bench.contestants import CHECKPOINT, Contestant, Dragoman, PyTorch, enter
-from serving.bench.subjects import write_bundle
+from serving.bench import contestants, subjects
+from serving.bench.contestants import CHECKPOINT, Contestant, Entrant, Seat, enter
+from serving.bench.subjects import prepare, write_bundle
 from serving.engine.decoding import Decoding
+from serving.runtime.device_runtime import DeviceRuntime
+from tests.serving.runtime.fake_device import FakeDevice
 
 
 @pytest.fixture(scope="module")
@@ -29,32 +33,45 @@ def folder(model: Transformer, tmp_path_factory: pytest.TempPathFactory) -> Path
 SOURCES = [[4, 300, 301, 3], [4, 17, 3], [4, *range(100, 130), 3], [4, 3]]
 
 
+def contestant(folder: Path, engine: str) -> Contestant:
+    return enter(Entrant(engine, "fp32"), Seat(folder, "cpu", torch.get_num_threads(), rows=16))
+
+
 @pytest.mark.parametrize("engine", ["dragoman", "pytorch"])
-def test_greedy_tokens_equal_the_reference(folder: Path, model: Transformer, engine: str) -> None:
-    contestant: Contestant = enter(engine, "fp32", folder, 1, 16, split=False)
-    expected = dict(search(model, SOURCES))
-    found = contestant.translate(SOURCES, Decoding(max_tokens=14))
+def test_tokens_equal_the_reference(folder: Path, model: Transformer, engine: str) -> None:
+    expected, one = dict(search(model, SOURCES)), contestant(folder, engine)
+    found = one.translate(SOURCES, Decoding(max_tokens=14))
     assert found == [expected[index].tokens[:14] for index in range(len(SOURCES))]
-
-
-@pytest.mark.parametrize("engine", ["dragoman", "pytorch"])
-def test_writes_exactly_as_many_tokens_as_it_is_told(folder: Path, engine: str) -> None:
-    contestant = enter(engine, "fp32", folder, 1, 16, split=False)
-    found = contestant.translate(SOURCES, Decoding(max_tokens=9, min_tokens=9))
-    assert [len(tokens) for tokens in found] == [9] * len(SOURCES)
-
-
-def test_dragomans_beam_equals_the_reference(folder: Path, model: Transformer) -> None:
-    decoding = Decoding(max_tokens=12, beam_size=4)
-    found = Dragoman(folder / "fp32", 1, rows=16).translate(SOURCES, decoding)
+    found = one.translate(SOURCES, Decoding(max_tokens=12, beam_size=4))
     best = [beam(model, torch.tensor(source), max_tokens=12, beam_size=4)[0] for source in SOURCES]
     assert found == [hypothesis.tokens for hypothesis in best]
 
 
-def test_pytorch_refuses_a_beam(model: Transformer) -> None:
-    threads = torch.get_num_threads()
-    with pytest.raises(ValueError, match="greedily only"):
-        PyTorch(model, threads).translate(SOURCES, Decoding(max_tokens=12, beam_size=4))
+@pytest.mark.parametrize("engine", ["dragoman", "pytorch"])
+def test_writes_exactly_as_many_tokens_as_it_is_told(folder: Path, engine: str) -> None:
+    found = contestant(folder, engine).translate(SOURCES, Decoding(max_tokens=9, min_tokens=9))
+    assert [len(tokens) for tokens in found] == [9] * len(SOURCES)
+
+
+@pytest.mark.parametrize("bundle", ["fp16", "fp16-standard"])
+def test_on_a_gpu_ours_computes_with_the_runtime_for_it(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: str
+) -> None:
+    ours = Entrant("dragoman", bundle)
+    monkeypatch.setattr(subjects, "_sentences", lambda *_: SOURCES)  # they would be looked for on the GPU
+    prepare(str(tiny_checkpoint), tmp_path / "any", [ours], tmp_path, 4, "cuda")
+    devices = list[str]()
+
+    def fake(device: str, folder: Path, manifest: Manifest, *_: object) -> DeviceRuntime:
+        devices.append(device)
+        return DeviceRuntime(folder, manifest, FakeDevice())
+
+    monkeypatch.setattr(contestants, "unchecked_runtime", fake)
+    one = enter(ours, Seat(tmp_path / "any", "cuda", threads=1, rows=16))
+    for beam_size in (1, 4):
+        found = one.translate(SOURCES, Decoding(max_tokens=9, min_tokens=9, beam_size=beam_size))
+        assert [len(tokens) for tokens in found] == [9] * len(SOURCES)
+    assert devices == ["cuda"]
 
 
 def test_our_contestant_needs_no_torch(folder: Path) -> None:
@@ -63,8 +80,8 @@ def test_our_contestant_needs_no_torch(folder: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "from serving.bench.contestants import Decoding, enter\n"
-        f"one = enter('dragoman', 'fp32', Path({str(folder)!r}), 1, 4, False)\n"
+        "from serving.bench.contestants import Decoding, Entrant, Seat, enter\n"
+        f"one = enter(Entrant('dragoman', 'fp32'), Seat(Path({str(folder)!r}), 'cpu', 1, 4))\n"
         "print(len(one.translate([[4, 5, 3]], Decoding(max_tokens=6, min_tokens=6))[0]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

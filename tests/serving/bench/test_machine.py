@@ -1,7 +1,11 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from serving.bench.machine import PRECISIONS, Precision, _product, describe, measure, processor
+from serving.bench.machine import PRECISIONS, Precision, _product, describe, gpu, measure, processor
 
 
 def test_reads_a_processors_name_and_flags_once() -> None:
@@ -28,3 +32,19 @@ def test_describes_this_machine() -> None:
     assert machine.memory_bytes > 2**28
     assert set(machine.versions) == {"python", "onnxruntime"}
     assert machine.ceiling("int8", 1) is None
+
+
+def test_describes_a_gpu_by_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771 MiB, 580.82'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    machine = describe([1], ["onnxruntime"], "cuda")
+    assert machine.gpu == "NVIDIA H200, 143771 MiB, driver 580.82"
+    assert machine.ceilings == ()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which PyTorch knows")
+def test_a_gpu_that_nobody_knows_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert gpu() == "a GPU that nvidia-smi and PyTorch do not know"

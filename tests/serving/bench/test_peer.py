@@ -31,7 +31,7 @@ def longest(small: Checkpoint, sources: list[list[int]]) -> int:
 def test_greedy_tokens_equal_the_reference_for_every_sentence(
     small: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
-    peer, expected = CTranslate2(converted, "fp32", 1), dict(search(small.model, sources))
+    peer, expected = CTranslate2(converted, "fp32"), dict(search(small.model, sources))
     found = peer.translate(sources, Decoding(max_tokens=longest(small, sources)))
     # The reference stops each at a limit of its own; CTranslate2 takes one for all.
     limits = [small.model.config.default_limit(len(source)) for source in sources]
@@ -74,7 +74,7 @@ def test_beam_tokens_equal_the_reference_with_its_rule_for_ending(
     short = [source for source in sources if len(source) <= 30]
     assert len(short) >= 20
     limit = longest(small, short)
-    found = CTranslate2(converted, "fp32", 1).translate(short, Decoding(max_tokens=limit, beam_size=4))
+    found = CTranslate2(converted, "fp32").translate(short, Decoding(max_tokens=limit, beam_size=4))
     assert found == [beam_as_ctranslate2(small.model, source, 4, limit) for source in short]
 
 
@@ -82,8 +82,8 @@ def test_a_batch_cut_in_parts_gives_the_same_and_so_does_a_batch_of_one(
     small: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:
     decoding = Decoding(max_tokens=20)
-    whole = CTranslate2(converted, "fp32", 1).translate(sources[:7], decoding)
-    cut = CTranslate2(converted, "fp32", 2, split=True)
+    whole = CTranslate2(converted, "fp32").translate(sources[:7], decoding)
+    cut = CTranslate2(converted, "fp32", threads=2, split=True)
     assert cut.translate(sources[:7], decoding) == whole
     assert cut.translate(sources[:1], decoding) == whole[:1]
 
@@ -92,7 +92,7 @@ def test_a_batch_cut_in_parts_gives_the_same_and_so_does_a_batch_of_one(
 def test_writes_exactly_as_many_tokens_as_it_is_told(converted: Path, sources: list[list[int]], precision: str) -> None:
     for beam_size in (1, 4):
         decoding = Decoding(max_tokens=24, min_tokens=24, beam_size=beam_size)
-        assert [len(each) for each in CTranslate2(converted, precision, 1).translate(sources[:5], decoding)] == [24] * 5
+        assert [len(each) for each in CTranslate2(converted, precision).translate(sources[:5], decoding)] == [24] * 5
 
 
 def test_converts_every_shape_there_is(tmp_path: Path) -> None:
@@ -114,6 +114,6 @@ def test_converts_every_shape_there_is(tmp_path: Path) -> None:
     model = Transformer(config).eval()
     convert(model, tmp_path / "peer")
     sources = [[7, 30, 31, 32, END], [5, 80, END], list(range(10, 40))]
-    found = CTranslate2(tmp_path / "peer", "fp32", 1).translate(sources, Decoding(max_tokens=16))
+    found = CTranslate2(tmp_path / "peer", "fp32").translate(sources, Decoding(max_tokens=16))
     expected = dict(search(model, sources))
     assert found == [expected[index].tokens[:16] for index in range(3)]

@@ -9,7 +9,9 @@ SPACE = "{http://www.w3.org/2000/svg}"
 
 
 def result(engine: str, rows: int, threads: int, speed: float, model: str = "small") -> Result:
-    return Result(engine, "int8", model, "greedy", rows, threads, speed, 1.0, None, None, "", (speed,))
+    return Result(
+        engine, "int8", model, "greedy", rows, threads, "cpu", 100, speed, 1.0, None, None, None, "", (speed,)
+    )
 
 
 def test_a_panel_for_each_number_of_threads_and_a_point_for_each_result() -> None:

@@ -13,6 +13,7 @@ def test_measures_the_same_sentences_whatever_the_rows(tiny_config: ModelConfig)
     subject = Subject("any", Path(), tiny_config, [[number] for number in range(8)])
     assert subject.batches(1) == [[[number]] for number in range(8)]
     assert subject.batches(4) == [[[0], [1], [2], [3]], [[4], [5], [6], [7]]]
+    assert subject.batches(1, most=2) == [[[0]], [[1]]]
     assert subject.batches(3) == [[[0], [1], [2]], [[3], [4], [5]]]
 
 
