@@ -107,7 +107,7 @@ def line(outcome: Outcome) -> str:
     """``outcome`` as a row of the table."""
     figures = "; ".join(f"{name} {value}" for name, value in headline(outcome.result).items())
     verdict = "passed" if outcome.passed else "FAILED"
-    return f"| {outcome.stage} | {verdict} | {outcome.seconds:.1f} s | {outcome.reason or figures} |"
+    return f"| {outcome.stage} | {verdict} | {outcome.seconds:.1f} s | {'; '.join(filter(None, (outcome.reason, figures)))} |"
 
 
 def headline(result: Any) -> dict[str, Any]:

@@ -54,18 +54,21 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     for name in BUNDLES:
         yield Stage(f"placement {name}", module("tests.gpu.placement", bundle(name), "--device", device), 60)
         yield Stage(f"verify {name}", module("serving.cli", "verify", bundle(name), "--device", device), 60)
-    for name in BUNDLES:
+
+    def sentences(name: str) -> Stage:
         alone = ("--alone", "4" if quick else "500" if name == SERVED else "100")
         against = ("--reference", bundle(REFERENCE), "--device", device, *alone, *few)
-        yield Stage(f"sentences {name}", module("tests.gpu.sentences", bundle(name), *against), 120)
-    for name in ("fp16-fused", "fp16-standard"):
-        yield Stage(f"faults {name}", module("tests.gpu.faults", bundle(name), "--device", faulty), 150)
-    # The figures of `dragoman bench` come from its last line; its folder holds the same and a plot.
+        return Stage(f"sentences {name}", module("tests.gpu.sentences", bundle(name), *against), 120)
+
+    def faults(name: str) -> Stage:
+        return Stage(f"faults {name}", module("tests.gpu.faults", bundle(name), "--device", faulty), 150)
+
+    yield sentences(SERVED)
+    yield faults(SERVED)
     rows = "1,4" if quick else "1,32,128,256,512"
     yield Stage("steps", module("serving.bench.steps", bundle(SERVED), "--device", device, "--rows", rows), 60)
-    measured = ("--models", "en-de-small", "--rows", "1,4", "--quick") if quick else ("--rows", "1,32,256")
-    models = () if quick else ("--models", options.checkpoint, "--search", "greedy", "--repeats", "3")
-    bench = module("serving.cli", "bench", *models, *measured, "--device", device, "--output", str(work / "bench"))
+    measured = ("--quick",) if quick else ("--models", options.checkpoint, "--rows", "1,32,256", "--search", "greedy")
+    bench = module("serving.cli", "bench", *measured, "--device", device, "--output", str(work / "bench"))
     yield Stage("bench", bench, 180, peer_libraries(work))
     requests = ("--requests", "400" if quick else "10000")
     yield Stage("memory", module("tests.gpu.memory", bundle(SERVED), "--device", device, *requests), 120)
@@ -73,6 +76,9 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     load = module("serving.cli", "loadtest", "--no-ray", "--bundle", bundle(SERVED), "--users", users)
     card = {} if device == "cpu" else {"DRAGOMAN_GPUS": "1"}
     yield Stage("load test", [*load, "--seconds", seconds], 150, card)
+    # What is not served by default comes last: where time is short, it is left out.
+    yield from (sentences(name) for name in BUNDLES if name != SERVED)
+    yield faults("fp16-standard")
 
 
 def main(arguments: Sequence[str]) -> int:

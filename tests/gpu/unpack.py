@@ -6,6 +6,7 @@ looks for batches anywhere below the folder ARRIVED and unpacks their parts into
 keeps what it has, so batches that have been unpacked need not stay. It ends with 0 when everything is there, with 3
 when batches are still missing, and then says which. INTO holds ``site`` (for PYTHONPATH) and ``checkpoint`` in the end.
 
+Run it with the Python that will use them: CUDA's libraries that pip has installed for it are linked into ``site``.
 It needs Python's own library only.
 """
 
@@ -20,7 +21,7 @@ import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 PARTS = "parts.json"
 MISSING = 3
@@ -45,17 +46,21 @@ class Joined:
     """Files read one after the other."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files: list[BinaryIO] = [path.open("rb") for path in paths]
+        self._chunks = (path.read_bytes() for path in paths)
+        self._chunk = memoryview(b"")
 
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes, fewer only where the last file ends."""
-        data = b""
-        while self._files and len(data) < size:
-            more = self._files[0].read(size - len(data))
-            if not more:
-                self._files.pop(0).close()
+        data = bytearray()
+        while len(data) < size:
+            if not self._chunk:
+                self._chunk = memoryview(next(self._chunks, b""))
+                if not self._chunk:
+                    break
+            more = self._chunk[: size - len(data)]
+            self._chunk = self._chunk[len(more) :]
             data += more
-        return data
+        return bytes(data)
 
 
 def unpack(arrived: Path, into: Path) -> list[str]:
@@ -84,6 +89,17 @@ def unpack(arrived: Path, into: Path) -> list[str]:
     return missing
 
 
+def link_libraries(site: Path) -> None:
+    """Let ONNX Runtime find CUDA's libraries of pip's packages: it looks for them beside itself only."""
+    link = site / "nvidia"
+    for folder in sys.path:
+        there = Path(folder, "nvidia")
+        if any(there.glob("cu*/lib/libcublas.so.*")) and there.resolve() != link.resolve():
+            link.unlink(missing_ok=True)
+            link.symlink_to(there.resolve())
+            return
+
+
 def main(arguments: list[str]) -> int:
     """Unpack, and say what is missing."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -91,6 +107,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("into", type=Path, help="Folder to unpack into.")
     options = parser.parse_args(arguments)
     missing = unpack(options.arrived, options.into)
+    if not missing:
+        link_libraries(options.into / "site")
     print(f"still missing: {', '.join(missing)}" if missing else f"{options.into} is ready")
     return MISSING if missing else 0
 
