@@ -1,12 +1,14 @@
 """Faults of a device, planted in any that computes: each gives wrong translations, and must be refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.runtime.batch import CacheCopy
 from serving.runtime.device import Device, DeviceArray, Part
+from serving.runtime.device_cache import DeviceCache
 
 Array = NDArray[Any]
 Right = Any
@@ -165,3 +167,21 @@ FAULTS: dict[str, Callable[[Device], Faulty]] = {
     "the twelfth source a token too long": lambda device: off_by_one(device, 1, 11),
 }
 """Each plants itself in a device."""
+
+COPY_FAULTS = ("not at all", "another row", "another place")
+"""How rows may be copied."""
+
+
+def wrong_copies(fault: str) -> Callable[[DeviceCache, Sequence[CacheCopy]], None]:
+    """A ``DeviceCache.copy`` that goes wrong in one of `COPY_FAULTS`."""
+    copy = DeviceCache.copy
+
+    def wrong(memory: DeviceCache, copies: Sequence[CacheCopy]) -> None:
+        if fault == "another row":
+            copies = [each._replace(origin=max(0, each.origin - 1)) for each in copies]
+        if fault == "another place":
+            copies = [each._replace(row=max(0, each.row - 1)) for each in copies]
+        if fault != "not at all":
+            copy(memory, copies)
+
+    return wrong

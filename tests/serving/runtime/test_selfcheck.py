@@ -9,7 +9,6 @@ import pytest
 from export.bundle import read_manifest
 from export.exporter import Precision
 from export.probes import Probes
-from serving.runtime.batch import CacheCopy
 from serving.runtime.cpu import CpuRuntime
 from serving.runtime.cpu_decoder import CpuDecoder
 from serving.runtime.device import Device
@@ -18,7 +17,7 @@ from serving.runtime.device_decoder import DeviceDecoder
 from serving.runtime.selfcheck import SelfCheckError, prove
 from serving.runtime.step_result import StepArrays
 from tests.serving.runtime.fake_device import FakeDevice, device_runtime
-from tests.serving.runtime.faults import FAULTS, forgetful, poisoned, stale
+from tests.serving.runtime.faults import COPY_FAULTS, FAULTS, forgetful, poisoned, stale, wrong_copies
 
 
 @pytest.fixture(scope="module", params=[("fp32", "fused"), ("fp32", "standard"), ("fp16", "fused")], ids="-".join)
@@ -91,19 +90,9 @@ def test_wrong_probabilities_of_all_tokens_are_refused(
         prove(runtime, runtime.batch(24), probes_of(bundle))
 
 
-@pytest.mark.parametrize("fault", ["not at all", "another row", "another place"])
+@pytest.mark.parametrize("fault", COPY_FAULTS)
 def test_rows_that_are_copied_wrongly_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    copy = DeviceCache.copy
-
-    def wrong(memory: DeviceCache, copies: list[CacheCopy]) -> None:
-        if fault == "another row":
-            copies = [each._replace(origin=max(0, each.origin - 1)) for each in copies]
-        if fault == "another place":
-            copies = [each._replace(row=max(0, each.row - 1)) for each in copies]
-        if fault != "not at all":
-            copy(memory, copies)
-
-    monkeypatch.setattr(DeviceCache, "copy", wrong)
+    monkeypatch.setattr(DeviceCache, "copy", wrong_copies(fault))
     with pytest.raises(SelfCheckError):
         check(bundle, FakeDevice())
 

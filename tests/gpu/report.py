@@ -1,0 +1,128 @@
+"""Stages one after the other, each a process with a limit of time: what they said, as lines of JSON and as a table."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One check."""
+
+    name: str
+    command: Sequence[str]
+    seconds: float
+    """It may take."""
+    environment: Mapping[str, str] | None = None
+    """What it finds in its environment besides."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a stage."""
+
+    stage: str
+    passed: bool
+    seconds: float
+    reason: str
+    """Why it did not pass, in one line."""
+    result: Any
+    """Its last line of JSON, where it gave one."""
+
+
+def last_json(said: str) -> Any:
+    """The last line of what was ``said`` that is a JSON object, or None."""
+    for line in reversed(said.splitlines()):
+        if line.startswith("{"):
+            try:
+                return json.loads(line)
+            except json.JSONDecodeError:
+                continue
+    return None
+
+
+def run(stage: Stage, seconds: float, folder: Path, log: Path) -> Outcome:
+    """Run ``stage`` in ``folder`` for so many ``seconds`` at most; what it says beside its JSON goes to ``log``."""
+    begin = time.monotonic()
+    with log.open("a", encoding="utf-8") as noted:
+        noted.write(f"\n== {stage.name}: {' '.join(stage.command)}\n")
+        noted.flush()
+        start = noted.tell()
+        process = subprocess.Popen(
+            stage.command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=noted,
+            text=True,
+            env={**os.environ, **(stage.environment or {})},
+            start_new_session=True,
+        )
+        timed_out = False
+        try:
+            said, _ = process.communicate(timeout=max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            # A service and its helpers end with it.
+            os.killpg(process.pid, signal.SIGKILL)
+            said, _ = process.communicate()
+        noted.write(said)
+    result = last_json(said)
+    # Of a stage that gave no result, its last words are the reason.
+    words = [line for line in log.read_text(encoding="utf-8", errors="replace")[start:].splitlines() if line.strip()]
+    reason = ""
+    if timed_out:
+        reason = f"it took longer than {seconds:.0f} s"
+    elif process.returncode:
+        verdict = result if isinstance(result, dict) else {}
+        reason = "its check failed" if verdict.get("passed") is False else (words or ["it said nothing"])[-1]
+        reason = f"status {process.returncode}: {reason[:300]}"
+    return Outcome(stage.name, not reason, round(time.monotonic() - begin, 1), reason, result)
+
+
+def run_all(stages: Sequence[Stage], seconds: float, folder: Path, out: Path) -> list[Outcome]:
+    """Run ``stages`` within so many ``seconds`` in all; each outcome is written into ``out`` as it comes."""
+    deadline = time.monotonic() + seconds
+    outcomes = []
+    for stage in stages:
+        left = deadline - time.monotonic()
+        if left < 1:
+            outcome = Outcome(stage.name, False, 0.0, "no time was left for it", None)
+        else:
+            outcome = run(stage, min(stage.seconds, left), folder, out / "log.txt")
+        outcomes.append(outcome)
+        with (out / "results.jsonl").open("a", encoding="utf-8") as written:
+            written.write(json.dumps(asdict(outcome)) + "\n")
+        print(line(outcome), flush=True)
+    return outcomes
+
+
+def line(outcome: Outcome) -> str:
+    """``outcome`` as a row of the table."""
+    figures = "; ".join(f"{name} {value}" for name, value in headline(outcome.result).items())
+    verdict = "passed" if outcome.passed else "FAILED"
+    return f"| {outcome.stage} | {verdict} | {outcome.seconds:.1f} s | {'; '.join(filter(None, (outcome.reason, figures)))} |"
+
+
+def headline(result: Any) -> dict[str, Any]:
+    """The figures of ``result`` that fit into a line: single numbers, those of its parts under the part's name."""
+    figures: dict[str, Any] = {}
+    if isinstance(result, dict):
+        for name, value in result.items():
+            if isinstance(value, dict):
+                inner = headline(value)
+                figures |= {f"{name}.{each}": figure for each, figure in inner.items()}
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                figures[name] = round(value, 4)
+    return dict(list(figures.items())[:24])
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """All ``outcomes``, in Markdown."""
+    return "\n".join(("| stage | | time | figures |", "|---|---|---|---|", *map(line, outcomes)))

@@ -1,0 +1,119 @@
+"""Everything that only a card can prove, within ten minutes: see run.sh.
+
+It writes OUT/results.jsonl, a line a stage as it comes, and OUT/log.txt; it ends in a table and one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.gpu.exports import BUNDLES
+from tests.gpu.report import Stage, run_all, table
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVED = "fp16-fused"
+REFERENCE = "fp32-standard"
+PEER_LIBRARIES = {"libcublas.so.12": "libcublas.so.13", "libcublasLt.so.12": "libcublasLt.so.13"}
+"""What CTranslate2 opens by name, and what a machine with CUDA 13 has in its place."""
+
+
+def peer_libraries(work: Path) -> dict[str, str]:
+    """The environment in which CTranslate2 finds cuBLAS, though it asks for that of CUDA 12."""
+    links = work / "libraries"
+    links.mkdir(parents=True, exist_ok=True)
+    for wanted, there in PEER_LIBRARIES.items():
+        found = [path for folder in sys.path for path in Path(folder or ".").glob(f"nvidia/*/lib/{there}")]
+        if found and not (links / wanted).exists():
+            (links / wanted).symlink_to(found[0].resolve())
+        if found and not (links / there).exists():
+            (links / there).symlink_to(found[0].resolve())
+    paths = [str(links), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
+
+
+def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
+    """All checks, those first that others need or that matter most."""
+    device, quick, bundles = options.device, options.quick, options.bundles
+
+    def module(name: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", name, *arguments]
+
+    def bundle(name: str) -> str:
+        return str(bundles / name)
+
+    # Where there is no card, only the fake device has a memory of its own to plant faults in.
+    faulty = "fake" if device == "cpu" else device
+    few = ("--count", "12") if quick else ()
+    yield Stage("environment", module("tests.gpu.environment"), 60)
+    yield Stage("export", module("tests.gpu.exports", options.checkpoint, str(bundles)), 240)
+    for name in BUNDLES:
+        yield Stage(f"placement {name}", module("tests.gpu.placement", bundle(name), "--device", device), 60)
+        yield Stage(f"verify {name}", module("serving.cli", "verify", bundle(name), "--device", device), 60)
+
+    def sentences(name: str) -> Stage:
+        alone = ("--alone", "4" if quick else "500" if name == SERVED else "100")
+        against = ("--reference", bundle(REFERENCE), "--device", device, *alone, *few)
+        return Stage(f"sentences {name}", module("tests.gpu.sentences", bundle(name), *against), 120)
+
+    def faults(name: str) -> Stage:
+        return Stage(f"faults {name}", module("tests.gpu.faults", bundle(name), "--device", faulty), 150)
+
+    yield sentences(SERVED)
+    yield faults(SERVED)
+    rows = "1,4" if quick else "1,32,128,256,512"
+    yield Stage("steps", module("serving.bench.steps", bundle(SERVED), "--device", device, "--rows", rows), 60)
+    measured = ("--quick",) if quick else ("--models", options.checkpoint, "--rows", "1,32,256", "--search", "greedy")
+    bench = module("serving.cli", "bench", *measured, "--device", device, "--output", str(work / "bench"))
+    yield Stage("bench", bench, 180, peer_libraries(work))
+    requests = ("--requests", "400" if quick else "10000")
+    yield Stage("memory", module("tests.gpu.memory", bundle(SERVED), "--device", device, *requests), 120)
+    users, seconds = ("4", "5") if quick else ("64", "60")
+    load = module("serving.cli", "loadtest", "--no-ray", "--bundle", bundle(SERVED), "--users", users)
+    card = {} if device == "cpu" else {"DRAGOMAN_GPUS": "1"}
+    yield Stage("load test", [*load, "--seconds", seconds], 150, card)
+    # What is not served by default comes last: where time is short, it is left out.
+    yield from (sentences(name) for name in BUNDLES if name != SERVED)
+    yield faults("fp16-standard")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run everything; returns 0 when all of it passed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("out", type=Path, help="Folder for what is found; made where it is not there.")
+    parser.add_argument("--checkpoint", default="en-de-base", help="A folder, or one that ships.")
+    parser.add_argument("--bundles", type=Path, help="Where bundles are exported to; those that are there stay.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal.")
+    parser.add_argument("--only", help="Stages that begin with one of these words, divided by commas.")
+    parser.add_argument("--seconds", type=float, default=570, help="All of it takes at most.")
+    parser.add_argument("--quick", action="store_true", help="Little of everything: a rehearsal.")
+    options = parser.parse_args(arguments)
+    out, work = options.out.resolve(), options.out.resolve() / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    options.bundles = (options.bundles or work / "bundles").resolve()
+    if Path(options.checkpoint).is_dir():
+        options.checkpoint = str(Path(options.checkpoint).resolve())
+    chosen = [
+        stage
+        for stage in stages(options, work)
+        if not options.only or stage.name.startswith(tuple(options.only.split(",")))
+    ]
+    try:
+        outcomes = run_all(chosen, options.seconds, ROOT, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    passed = all(outcome.passed for outcome in outcomes)
+    text = table(outcomes)
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}\n")
+    document = {"device": options.device, "passed": passed, "stages": [asdict(outcome) for outcome in outcomes]}
+    print(json.dumps(document))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+"""The sentences of the checks on a card, and the engine that translates them."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.bundle import Manifest
+from model.tokenizer import Tokenizer
+from serving.engine.decoding import Decoding
+from serving.engine.engine import Engine
+from serving.engine.jobs import TranslationJob, translation
+from serving.engine.search import Hypothesis
+from serving.runtime.interface import Runtime
+from serving.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 600.0
+"""Seconds after which a translation counts as hung."""
+
+
+def texts() -> list[tuple[str, str]]:
+    """The project's own sentences, each with the language that it is to be translated into; none twice."""
+    natural, german = (
+        [line.split("\t")[:2] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        for path in (ROOT / "model" / "pretrained" / name for name in ("natural.tsv", "natural-de.tsv"))
+    )
+    english = [text for text, _ in natural]
+    for path in (ROOT / "loadtest" / "sentences.txt", ROOT / "export" / "sentences.txt"):
+        english += path.read_text(encoding="utf-8").splitlines()
+    both = [(text, "de") for text in english]
+    both += [(text, "en") for text in (*(text for text, _ in german), *(text for _, text in natural))]
+    return list(dict.fromkeys(both))
+
+
+def sources(folder: Path, manifest: Manifest, count: int) -> list[list[int]]:
+    """``count`` sources for the bundle in ``folder``, of both its directions, of all lengths up to what it takes."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    targets = {target for _, target in manifest.pairs}
+    most = manifest.limits.source_tokens
+    found = [tokenizer.source(text, target)[:most] for text, target in texts() if target in targets]
+    # Spread over all, so that fewer are of the same kinds.
+    return [found[index * len(found) // count] for index in range(count)] if count < len(found) else found
+
+
+class Translator:
+    """An engine over a runtime, for searches of ``beam_size``; one sentence may be in any company."""
+
+    def __init__(self, runtime: Runtime, rows: int = 256, beam_size: int = 1) -> None:
+        self.model, self.beam_size = runtime.manifest.model, beam_size
+        self._most = runtime.manifest.limits.target_tokens
+        self._engine = Engine(runtime, runtime.batch(rows), Settings().encode_tokens, sys.maxsize, rows)
+
+    def company(self, sources: Sequence[list[int]], prefixes: Sequence[tuple[int, ...]] = ()) -> list[Hypothesis]:
+        """The best hypothesis for each of ``sources``, all at once.
+
+        With ``prefixes`` only these are read, and their log-probabilities are what is wanted.
+        """
+        jobs = [self._job(source, prefixes[index] if prefixes else ()) for index, source in enumerate(sources)]
+        self._engine.submit(jobs)
+        return [job.future.result(PATIENCE).hypotheses[0] for job in jobs]
+
+    def alone(self, sources: Sequence[list[int]]) -> list[Hypothesis]:
+        """The same, one after the other."""
+        return [hypothesis for source in sources for hypothesis in self.company([source])]
+
+    def _job(self, source: list[int], prefix: tuple[int, ...]) -> TranslationJob:
+        most = len(prefix) or min(self._most, self.model.default_limit(len(source)))
+        decoding = Decoding(most, beam_size=1 if prefix else self.beam_size, prefix=prefix)
+        return translation(source, decoding, time.monotonic() + PATIENCE)
+
+    def close(self) -> None:
+        """End the engine's thread."""
+        self._engine.stop()
