@@ -72,6 +72,7 @@ $(VENV)/.dev: $(VENV)/.serve
 .gpu/.ready: constraints.txt
 	@rm -rf .gpu
 	@$(PIP) --no-deps --target .gpu onnxruntime-gpu nvidia-cuda-runtime nvidia-cuda-crt
+	@rm -rf .gpu/nvidia/*/lib .gpu/onnxruntime/capi/libonnxruntime_providers_tensorrt.so
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.serve
