@@ -91,7 +91,9 @@ CudaDevice().session(Path(sys.argv[1]) / "decoder.onnx")
     assert done.stderr.splitlines()[-1].endswith("would not be computed on the GPU")
 
 
-@pytest.mark.parametrize("arguments", [["verify", "--device", "cuda"], ["serve", "--no-ray", "--gpus", "1"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["verify", "--device", "cuda"], ["serve", "--no-ray", "--gpus", "1"]], ids=" ".join
+)
 def test_a_card_that_computes_nothing_is_refused_in_one_line(card: Path, bundle: Path, arguments: list[str]) -> None:
     port = ["--port", str(free_port()), "--bundle"] if "serve" in arguments else []
     done = run(card, "-m", "serving.cli", *arguments, *port, bundle)
