@@ -8,16 +8,23 @@ from serving.cores import cores
 from serving.runtime.device import Device
 from serving.runtime.devices import PROVIDERS, runtime_on
 from serving.runtime.interface import Runtime
+from serving.settings import Settings
 from tests.serving.runtime.fake_device import FakeDevice, device_runtime
 
 DEVICES = (*PROVIDERS, "fake")
+
+
+def settings_on(device: str) -> Settings:
+    """The settings of a replica on ``device``; ``DRAGOMAN_CUDA_GRAPHS=true`` and others count."""
+    return Settings(gpus=float(device == "cuda"))
 
 
 def runtime(folder: Path, device: str) -> Runtime:
     """A runtime for the bundle in ``folder`` on one of `DEVICES`, as a replica has it."""
     if device == "fake":
         return device_runtime(folder, FakeDevice())
-    return runtime_on(device, folder, read_manifest(folder), cores())
+    settings = settings_on(device)
+    return runtime_on(device, folder, read_manifest(folder), cores(), cuda_graphs=settings.cuda_graphs)
 
 
 def device_for_faults(name: str) -> Device:
@@ -29,4 +36,4 @@ def device_for_faults(name: str) -> Device:
     from serving.runtime.cuda import CudaDevice
 
     ort.load_cuda()
-    return CudaDevice()
+    return CudaDevice(cuda_graphs=settings_on(name).cuda_graphs)
