@@ -87,6 +87,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--url", help="a service that runs; one is started unless given")
     parser.add_argument("--bundle", help="bundle to serve: a name that ships, or a folder; not with --url")
     parser.add_argument("--no-ray", action="store_true", help="start it without Ray, in one process; not with --url")
+    parser.add_argument("--gpus", help="GPUs of its replica, such as 1: see dragoman serve; not with --url")
     parser.add_argument("--port", type=_count, default=8000, help="port of the service that is started (8000)")
     parser.add_argument("--data", type=Path, default=SENTENCES, help="sentences, one a line; the project's own")
     parser.add_argument("--seed", type=int, default=0, help="seed of the users' choices (0)")
@@ -96,7 +97,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--shape and --bulk go with --rate")
     if options.rate is not None and options.rate <= 0:
         parser.error("--rate is to be more than 0")
-    for flag, given in (("--bundle", options.bundle), ("--no-ray", options.no_ray)):
+    for flag, given in (("--bundle", options.bundle), ("--no-ray", options.no_ray), ("--gpus", options.gpus)):
         if options.url and given:
             parser.error(f"{flag} is for a service that is started here, not for one at --url")
     return options
@@ -127,7 +128,9 @@ def _service(options: argparse.Namespace) -> Iterator[tuple[str, Started | None]
         return
     console.print("starting the service")
     begin = time.monotonic()
-    arguments = [*(["--bundle", options.bundle] if options.bundle else []), *(["--no-ray"] if options.no_ray else [])]
+    arguments = ["--no-ray"] if options.no_ray else []
+    for flag, given in (("--bundle", options.bundle), ("--gpus", options.gpus)):
+        arguments += [flag, given] if given else []
     with dragoman(options.port, *arguments) as server:
         body = json.dumps({"text": Visitor.sentences[0]}).encode()
         with urllib.request.urlopen(f"{server.url}/v1/translate", body, timeout=60) as answer:

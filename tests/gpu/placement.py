@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from export import ort
 from export.bundle import ADMIT, REORDER, read_manifest
 from export.ort import onnxruntime
 from serving.runtime.cuda import SHAPE_OPERATORS
 from serving.runtime.devices import PROVIDERS
-from tests.gpu.devices import load_libraries
 
 GRAPHS = ("encoder", "decoder", ADMIT, REORDER)
 
@@ -36,15 +36,17 @@ def placed(graph: Path, provider: str) -> dict[str, Counter[str]]:
 
 def check(bundle: Path, device: str) -> dict[str, object]:
     """Where all graphs of ``bundle`` are computed that a step or an encoder takes."""
-    load_libraries()
     provider, manifest = PROVIDERS[device], read_manifest(bundle)
+    if device == "cuda":
+        ort.load_cuda()
     result: dict[str, object] = {"bundle": bundle.name}
     astray: dict[str, list[str]] = {}
     for name in GRAPHS:
         if name in manifest.graphs:
             found = placed(bundle / f"{name}.onnx", provider)
-            result[name] = {each: dict(operators) for each, operators in found.items()}
+            nodes = {each: sum(operators.values()) for each, operators in found.items()}
             elsewhere = {op for each, operators in found.items() if each != provider for op in operators}
+            result[name] = {**nodes, "elsewhere": sorted(elsewhere)}
             if wrong := sorted(elsewhere - SHAPE_OPERATORS) or ([] if provider in found else ["everything"]):
                 astray[name] = wrong
     return {**result, "astray": astray, "passed": not astray}

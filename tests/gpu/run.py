@@ -74,8 +74,8 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     yield Stage("memory", module("tests.gpu.memory", bundle(SERVED), "--device", device, *requests), 120)
     users, seconds = ("4", "5") if quick else ("64", "60")
     load = module("serving.cli", "loadtest", "--no-ray", "--bundle", bundle(SERVED), "--users", users)
-    card = {} if device == "cpu" else {"DRAGOMAN_GPUS": "1"}
-    yield Stage("load test", [*load, "--seconds", seconds], 150, card)
+    card = [] if device == "cpu" else ["--gpus", "1"]
+    yield Stage("load test", [*load, "--seconds", seconds, *card, "--report", str(work / "load.html")], 150)
     # What is not served by default comes last: where time is short, it is left out.
     yield from (sentences(name) for name in BUNDLES if name != SERVED)
     yield faults("fp16-standard")

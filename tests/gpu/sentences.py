@@ -94,7 +94,7 @@ def check(
     work = sources(bundle, on_device.manifest, count)
     result: dict[str, object] = {"bundle": bundle.name, "sentences": len(work), "bound": parity.log_probability_bound}
 
-    ours, theirs = Translator(on_device, rows), Translator(on_cpu, rows)
+    ours, theirs = Translator(on_device, rows), Translator(on_cpu, rows, device="cpu")
     expected = theirs.company(work)
 
     def score(numbers: Sequence[int], prefixes: Sequence[tuple[int, ...]]) -> list[float]:
@@ -112,7 +112,7 @@ def check(
     theirs.close()
 
     comparison = Comparison(parity.log_probability_bound)
-    ours, theirs = Translator(on_device, rows, beam), Translator(on_cpu, rows, beam)
+    ours, theirs = Translator(on_device, rows, beam), Translator(on_cpu, rows, beam, "cpu")
     mirror = Translator(MirroredRuntime(on_device, on_cpu, comparison), rows, beam)
     expected, together, single = theirs.company(work), ours.company(work), ours.alone(work[:alone])
     # Everybody in company, and alone whoever is then translated otherwise.

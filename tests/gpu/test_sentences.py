@@ -12,7 +12,7 @@ from tests.gpu import sentences
 from tests.gpu.mirror import Comparison
 from tests.gpu.sentences import NEAR_TIE, judge
 from tests.serving.runtime.fake_device import FakeDevice, device_runtime
-from tests.serving.runtime.faults import off_by_one
+from tests.serving.runtime.faults import exchanged
 
 
 def written(*tokens: int, likely: float = -0.5) -> Hypothesis:
@@ -85,7 +85,7 @@ def test_a_right_device_passes_and_a_fault_does_not(
     runtime = sentences.runtime
 
     def faulty(folder: Path, device: str) -> object:
-        return device_runtime(folder, off_by_one(FakeDevice(), -1, 2)) if device == "fake" else runtime(folder, device)
+        return device_runtime(folder, exchanged(FakeDevice(), "token")) if device == "fake" else runtime(folder, device)
 
     monkeypatch.setattr(sentences, "runtime", faulty)
     assert sentences.check(*arguments)["wrong"]

@@ -12,7 +12,7 @@ from serving.engine.engine import Engine
 from serving.engine.jobs import TranslationJob, translation
 from serving.engine.search import Hypothesis
 from serving.runtime.interface import Runtime
-from serving.settings import Settings
+from tests.gpu.devices import settings_on
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600.0
@@ -46,10 +46,10 @@ def sources(folder: Path, manifest: Manifest, count: int) -> list[list[int]]:
 class Translator:
     """An engine over a runtime, for searches of ``beam_size``; one sentence may be in any company."""
 
-    def __init__(self, runtime: Runtime, rows: int = 256, beam_size: int = 1) -> None:
+    def __init__(self, runtime: Runtime, rows: int = 256, beam_size: int = 1, device: str = "cuda") -> None:
         self.model, self.beam_size = runtime.manifest.model, beam_size
         self._most = runtime.manifest.limits.target_tokens
-        self._engine = Engine(runtime, runtime.batch(rows), Settings().encode_tokens, sys.maxsize, rows)
+        self._engine = Engine(runtime, runtime.batch(rows), settings_on(device).encode_tokens, sys.maxsize, rows)
 
     def company(self, sources: Sequence[list[int]], prefixes: Sequence[tuple[int, ...]] = ()) -> list[Hypothesis]:
         """The best hypothesis for each of ``sources``, all at once.

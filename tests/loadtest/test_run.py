@@ -80,6 +80,7 @@ def test_arrivals_wait_for_nobody_and_bulk_jobs_go_on_beside_them(service: str, 
         (["--shape", "sawtooth", "--rate", "1"], "invalid choice: 'sawtooth'"),
         (["--url", "http://127.0.0.1:1", "--bundle", SMALL], "--bundle is for a service that is started here"),
         (["--url", "http://127.0.0.1:1", "--no-ray"], "--no-ray is for a service that is started here"),
+        (["--url", "http://127.0.0.1:1", "--gpus", "1"], "--gpus is for a service that is started here"),
         (["--compare", "--scenarios", "huge"], "invalid choice: 'huge'"),
     ],
 )
