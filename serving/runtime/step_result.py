@@ -26,8 +26,8 @@ class Candidates(NamedTuple):
     """The next tokens that one hypothesis may choose from."""
 
     tokens: list[int]
-    """The likeliest, best first: at least as many as were asked for, or all there are. Of two that are equally likely
-    the lesser id comes first."""
+    """The likeliest, best first: as many as were asked for, or all there are. Of two that are equally likely the lesser
+    id comes first."""
     log_probabilities: list[float]
     given: float
     """The log-probability of the token that the `Ask` gave."""
@@ -67,7 +67,8 @@ class StepResult:
         arrays, row = self.arrays, ask.slot.row
         given = float(arrays.given[row])
         if arrays.log_softmax is None or ask.k <= arrays.tokens.shape[1]:
-            return Candidates(arrays.tokens[row].tolist(), arrays.log_probabilities[row].tolist(), given)
+            tokens, likely = arrays.tokens[row, : ask.k], arrays.log_probabilities[row, : ask.k]
+            return Candidates(tokens.tolist(), likely.tolist(), given)
         return Candidates(*k_best(arrays.log_softmax[row], ask.k), given)
 
 

@@ -768,6 +768,8 @@ def test_an_engine_whose_cache_breaks_leaves_nobody_waiting(
 ) -> None:
     """Nor those that are done, or given up, in the very step: rows move when they leave, and that can fail."""
     engine = make(rows=8)
+    if part == "copy" and not engine._batch._decoder.packed:
+        part = "settle"  # a device's rows stay where they are, but sources are put there
     held = Held(engine)
     jobs = [translation(source, Decoding(1), soon()) for source in sources[:2]]
     cancelled, late = greedy(sources[2:4])

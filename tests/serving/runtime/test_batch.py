@@ -177,7 +177,7 @@ class Turns(RuleBasedStateMachine):
             search.slots = slots
 
     def check(self, candidates: Candidates, ask: Ask, likely: Any) -> None:
-        assert len(candidates.tokens) >= ask.k
+        assert len(candidates.tokens) == min(ask.k, VOCABULARY)
         best = np.argsort(-likely, kind="stable")[: len(candidates.tokens)]
         assert candidates.tokens == best.tolist()
         assert candidates.log_probabilities == likely[best].tolist()

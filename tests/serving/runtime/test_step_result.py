@@ -20,7 +20,8 @@ def test_candidates_are_those_of_the_slots_row_and_of_all_tokens_where_more_are_
     given_ = np.array([-7.0, -8.0], np.float32)
     arrays = StepArrays(tokens, np.take_along_axis(likely, tokens, 1), given_, likely)
     step = StepResult(arrays, [])
-    assert step.candidates(Ask(Slot(row), 1)).tokens == tokens[row].tolist()
+    assert step.candidates(Ask(Slot(row), 1)).tokens == tokens[row, :1].tolist()
+    assert step.candidates(Ask(Slot(row), 2)).tokens == tokens[row].tolist()
     assert step.candidates(Ask(Slot(row), 3)).tokens == [[2, 3, 1], [0, 1, 2]][row]
     assert step.candidates(Ask(Slot(row), 2)).given == given_[row]
     without = StepResult(arrays._replace(log_softmax=None), [])
