@@ -18,6 +18,7 @@ from tests.gpu.report import Stage, run_all, table
 ROOT = Path(__file__).resolve().parents[2]
 SERVED = "fp16-fused"
 REFERENCE = "fp32-standard"
+GRAPHS = "--cuda-graphs"
 PEER_LIBRARIES = {"libcublas.so.12": "libcublas.so.13", "libcublasLt.so.12": "libcublasLt.so.13"}
 """What CTranslate2 opens by name, and what a machine with CUDA 13 has in its place."""
 
@@ -66,10 +67,21 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     yield sentences(SERVED)
     yield faults(SERVED)
     rows = "1,4" if quick else "1,32,128,256,512"
-    yield Stage("steps", module("serving.bench.steps", bundle(SERVED), "--device", device, "--rows", rows), 60)
-    measured = ("--quick",) if quick else ("--models", options.checkpoint, "--rows", "1,32,256", "--search", "greedy")
-    bench = module("serving.cli", "bench", *measured, "--device", device, "--output", str(work / "bench"))
-    yield Stage("bench", bench, 180, peer_libraries(work))
+    steps = module("serving.bench.steps", bundle(SERVED), "--device", device, "--rows", rows)
+    yield Stage("steps", steps, 60)
+
+    def bench(name: str, *arguments: str) -> list[str]:
+        return module("serving.cli", "bench", "--device", device, "--output", str(work / name), *arguments)
+
+    model = ("--models", options.checkpoint)
+    alike = ("--quick",) if quick else (*model, "--rows", "256", "--search", "greedy")
+    yield Stage("bench", bench("bench", *alike), 180, peer_libraries(work))
+    if device == "cuda":
+        # Whether recording a step pays is seen from the same figures with it.
+        yield Stage("verify recorded", module("serving.cli", "verify", bundle(SERVED), "--device", device, GRAPHS), 60)
+        yield Stage("steps recorded", [*steps, GRAPHS], 60)
+        recorded = bench("recorded", *alike, "--engines", "dragoman:fp16")
+        yield Stage("bench recorded", recorded, 90, {"DRAGOMAN_CUDA_GRAPHS": "true"})
     requests = ("--requests", "400" if quick else "10000")
     yield Stage("memory", module("tests.gpu.memory", bundle(SERVED), "--device", device, *requests), 120)
     users, seconds = ("4", "5") if quick else ("64", "60")
@@ -77,6 +89,8 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     card = [] if device == "cpu" else ["--gpus", "1"]
     yield Stage("load test", [*load, "--seconds", seconds, *card, "--report", str(work / "load.html")], 150)
     # What is not served by default comes last: where time is short, it is left out.
+    if not quick:
+        yield Stage("bench of fewer rows", bench("fewer", *model, "--rows", "1,32"), 180, peer_libraries(work))
     yield from (sentences(name) for name in BUNDLES if name != SERVED)
     yield faults("fp16-standard")
 
