@@ -91,6 +91,24 @@ CudaDevice().session(Path(sys.argv[1]) / "decoder.onnx")
     assert done.stderr.splitlines()[-1].endswith("would not be computed on the GPU")
 
 
+def test_products_are_those_of_the_bundle_and_memory_has_a_limit(card: Path, bundle: Path) -> None:
+    """Unless it is told not to, ONNX Runtime rounds products of fp32."""
+    code = """
+import json, sys
+from pathlib import Path
+from serving.runtime.cuda import CudaDevice
+for limit in (None, 123 << 20):
+    session = CudaDevice(limit).session(Path(sys.argv[1]) / "decoder.onnx")
+    print(json.dumps(session.get_provider_options()["CUDAExecutionProvider"]))
+"""
+    done = run(card, "-c", code, bundle)
+    assert done.returncode == 0, done.stderr
+    free, limited = map(json.loads, done.stdout.splitlines())
+    assert free["use_tf32"] == limited["use_tf32"] == "0"
+    assert int(free["gpu_mem_limit"]) > 1 << 40
+    assert int(limited["gpu_mem_limit"]) == 123 << 20
+
+
 @pytest.mark.parametrize(
     "arguments", [["verify", "--device", "cuda"], ["serve", "--no-ray", "--gpus", "1"]], ids=" ".join
 )
