@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 
+NAMED = ("engine", "precision", "rows")
+MEASURED = ("engine_ms", "graph_ms", "tokens_per_second", "times_peer")
+"""What of a measurement is its name, and what is shown of it."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One check."""
@@ -111,16 +116,30 @@ def line(outcome: Outcome) -> str:
 
 
 def headline(result: Any) -> dict[str, Any]:
-    """The figures of ``result`` that fit into a line: single numbers, those of its parts under the part's name."""
+    """The figures of ``result`` that fit into a line: single numbers, those of its parts under the part's name, and what
+    was measured of engines."""
     figures: dict[str, Any] = {}
     if isinstance(result, dict):
         for name, value in result.items():
             if isinstance(value, dict):
                 inner = headline(value)
                 figures |= {f"{name}.{each}": figure for each, figure in inner.items()}
+            elif isinstance(value, list):
+                figures |= _of_list(value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 figures[name] = round(value, 4)
     return dict(list(figures.items())[:24])
+
+
+def _of_list(values: list[Any]) -> dict[str, float]:
+    """What is measured of engines and numbers of rows, each under their name."""
+    return {
+        f"{' '.join(str(value[word]) for word in NAMED if word in value)} {figure}": value[figure]
+        for value in values
+        if isinstance(value, dict)
+        for figure in MEASURED
+        if value.get(figure) is not None
+    }
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

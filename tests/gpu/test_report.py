@@ -64,3 +64,13 @@ def test_figures_of_parts_stand_under_their_names() -> None:
         "greedy.alone.equal": 7,
         "x": 1.2346,
     }
+
+
+def test_what_was_measured_of_engines_is_a_headline_by_its_name() -> None:
+    steps = [{"rows": 1, "engine_ms": 0.5, "graph_ms": 0.25, "batch_ms": 0.4}]
+    results = [{"engine": "dragoman", "precision": "fp16", "rows": 256, "tokens_per_second": 9.0, "times_peer": None}]
+    assert headline({"steps": steps, "results": results, "other": [1, "x"]}) == {
+        "1 engine_ms": 0.5,
+        "1 graph_ms": 0.25,
+        "dragoman fp16 256 tokens_per_second": 9.0,
+    }
