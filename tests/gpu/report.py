@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-
 NAMED = ("engine", "precision", "rows")
 MEASURED = ("engine_ms", "graph_ms", "tokens_per_second", "times_peer")
 """What of a measurement is its name, and what is shown of it."""
