@@ -4,6 +4,7 @@ It reads its environment when it is imported, so what it must be told stands abo
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import importlib.util
@@ -82,7 +83,11 @@ def cuda_session(
     # Else a session that fails on the GPU, at its start or later, says so on standard output and goes on with the CPU.
     made = onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=0)
     if CUDA not in made.get_providers():
-        raise RuntimeError("ONNX Runtime could not start CUDA: dragoman verify BUNDLE --device cuda shows its log")
+        # Why, it says in its log only: so once more, and aloud.
+        onnxruntime.set_default_logger_severity(2)
+        options.log_severity_level = 2
+        onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=0)
+        raise RuntimeError("ONNX Runtime could not start CUDA: its log, on standard error, says why")
     return made
 
 
@@ -97,6 +102,15 @@ def load_cuda() -> None:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         onnxruntime.preload_dlls()
-    if missing := re.findall(r"^Failed to load ([^\s:]+)", said.getvalue(), re.MULTILINE):
-        names = ", ".join(dict.fromkeys(Path(name).name for name in missing))
-        raise OSError(f"libraries of CUDA are missing ({names}): pip install '.[gpu]'")
+    failed = dict.fromkeys(Path(name).name for name in re.findall(r"^Failed to load ([^\s:]+)", said.getvalue(), re.M))
+    # It looks in several places, and says of each that a library is not there.
+    if missing := [name for name in failed if not _loads(name)]:
+        raise OSError(f"libraries of CUDA are missing ({', '.join(missing)}): pip install '.[gpu]'")
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

@@ -90,12 +90,12 @@ class Pipeline:
             gpu = settings.gpus, settings.cuda_graphs
             runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus, *gpu)
             batch = runtime.batch(settings.rows)
-        if self.manifest.probes and self.manifest.probes.probes:
-            try:
-                prove(runtime, batch, self.manifest.probes)
-            except SelfCheckError as error:
-                raise BundleError(folder, [f"on this computer it is wrong: {error}"]) from None
-        self.engine = Engine(runtime, batch, settings.encode_tokens, settings.queue_tokens, settings.request_rows)
+        limits = settings.encode_tokens, settings.queue_tokens, settings.request_rows
+        probes = self.manifest.probes
+        try:
+            self.engine = Engine(runtime, batch, *limits, lambda: probes and prove(runtime, batch, probes))
+        except SelfCheckError as error:
+            raise BundleError(folder, [f"on this computer it is wrong: {error}"]) from None
 
     @classmethod
     def offline(cls, settings: Settings) -> "Pipeline":

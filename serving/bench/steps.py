@@ -51,22 +51,23 @@ class Steps:
 
 
 def measure(runtime: Runtime, rows: Sequence[int], repeats: int) -> list[Steps]:
-    """Steps of each of ``rows``; ValueError when every source that was tried ends too soon."""
-    most = max(rows)
-    batch = runtime.batch(most)
-    assert isinstance(batch, RowBatch)
-    # Everybody is encoded in one turn, so all decode from their first step to their last side by side.
-    engine = Engine(runtime, batch, most * SOURCE_TOKENS, sys.maxsize, most)
-    try:
-        sources = _lasting(engine, runtime.manifest.model.vocabulary, most)
-        in_engine = [_in_engine(engine, sources[:count], repeats) for count in rows]
-    finally:
-        engine.stop()
+    """Steps of each of ``rows``, the fewest first; ValueError when every source that was tried ends too soon."""
+    sources: list[list[int]] = []
     found = []
-    for count, seconds in zip(rows, in_engine, strict=True):
+    for count in sorted(rows, reverse=True):
+        # On a GPU a step takes all rows there is room for.
+        batch = runtime.batch(count)
+        assert isinstance(batch, RowBatch)
+        # Everybody is encoded in one turn, so all decode from their first step to their last side by side.
+        engine = Engine(runtime, batch, count * SOURCE_TOKENS, sys.maxsize, count)
+        try:
+            sources = sources or _lasting(engine, runtime.manifest.model.vocabulary, count)
+            seconds = _in_engine(engine, sources[:count], repeats)
+        finally:
+            engine.stop()
         own, graph = _in_batch(runtime, batch, sources[:count], repeats)
         found.append(Steps(count, *(round(each * 1e3, 4) for each in (seconds, own, graph))))
-    return found
+    return found[::-1]
 
 
 def _lasting(engine: Engine, vocabulary: int, count: int) -> list[list[int]]:

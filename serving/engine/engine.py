@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from serving.engine.encoder_batches import encoder_batches
@@ -45,8 +46,18 @@ class Engine:
     """Runs jobs on a runtime in a thread of its own; every public method may be called from any thread."""
 
     def __init__(
-        self, runtime: Runtime, batch: DecoderBatch, encode_tokens: int, queue_tokens: int, share: int
+        self,
+        runtime: Runtime,
+        batch: DecoderBatch,
+        encode_tokens: int,
+        queue_tokens: int,
+        share: int,
+        prove: Callable[[], object] = lambda: None,
     ) -> None:
+        """Start the thread. It calls ``prove`` before all else, and what that raises, this raises.
+
+        On a GPU each thread has buffers and recorded steps of its own: those that serve must be those that are proven.
+        """
         self.rows, self.queue_tokens = batch.rows, queue_tokens
         self.work = Work()
         self.when_broken: Callable[[BaseException], None] = lambda failure: None
@@ -60,8 +71,10 @@ class Engine:
         self._searching: dict[TranslationJob, None] = {}
         """The other jobs that have slots, in the order in which they came."""
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        proven: Future[object] = Future()
+        self._thread = threading.Thread(target=self._run, args=(prove, proven), name="engine", daemon=True)
         self._thread.start()
+        proven.result()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue all of ``jobs``, which are one request, or, with QueueFull, NotReady or ValueError, none.
@@ -111,7 +124,13 @@ class Engine:
         if len(self._scheduler) and idle > patience:
             raise RuntimeError(f"the engine has work and took no turn for {idle:.0f} s")
 
-    def _run(self) -> None:
+    def _run(self, prove: Callable[[], object], proven: "Future[object]") -> None:
+        try:
+            proven.set_result(prove())
+        except BaseException as failure:
+            self._intake.close("the engine has not proven itself")
+            proven.set_exception(failure)
+            return
         try:
             while not self._intake.closed:
                 self._turn()
@@ -148,7 +167,8 @@ class Engine:
             if isinstance(job, AttentionJob):
                 with self._blaming(job):
                     job.finish(self._runtime)
-        batches = encoder_batches([job for job in jobs if not isinstance(job, AttentionJob)], self._runtime.lanes)
+        cost = self._runtime.encoder_cost
+        batches = encoder_batches([job for job in jobs if not isinstance(job, AttentionJob)], cost)
         results = self._runtime.encode([[job.source for job in batch] for batch in batches])
         for batch, result in zip(batches, results, strict=True):
             if not isinstance(result, Exception):

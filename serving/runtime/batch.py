@@ -1,9 +1,9 @@
 """The decoder batch: slots, the rows they have, and the cache and the graph behind the rows.
 
 The life of a row: `RowBatch.admit` puts a source into a free row and gives a slot. `step` runs the graph and goes on
-with the likeliest token in every row. Before, where fewer rows make a step faster, it copies the last ones into those
-that have been freed. For a search `reorder`
-then replaces that token, and copies the rows of hypotheses that fork. Whoever has the slot calls `release`.
+with the likeliest token in every row; where fewer rows make a step faster, it first copies the last ones into those
+that have been freed. For a search `reorder` then replaces that token, and copies the rows of hypotheses that fork.
+Whoever has the slot calls `release`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from serving.runtime.step_result import Ask, StepArrays, StepResult, Written
 
 SHARED_K = 32
 """The most tokens that a step finds for all its rows because one of them wants as many: the widest beam's. Who wants
-more chooses from all tokens, at the price of a row or two for each of its own, not of one for everybody's."""
+more chooses from all tokens, at the price of a row or two for each of its own, not of one for everybody's. Where a step
+does not give all tokens, it finds more for everybody."""
 
 Array = NDArray[Any]
 

@@ -16,11 +16,17 @@ from serving.runtime.batch import RowBatch
 from serving.runtime.cache import KeyValueCache
 from serving.runtime.cpu_decoder import CpuDecoder
 from serving.runtime.encoded_batch import EncodedBatch
+from serving.runtime.interface import EncoderCost
 from serving.runtime.lanes import Lanes
 from serving.runtime.padding import pad
 from serving.runtime.row_state import RowState
 
 Array = NDArray[Any]
+
+BATCH_TOKENS = 256
+"""More make no product faster, but push the states that pass between layers out of the processor's nearer caches."""
+RUN_TOKENS, TOKEN_PAIRS = 8, 300
+"""Measured; see `EncoderCost`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class CpuRuntime:
     """The graphs of a checked bundle (`serving.runtime.interface.Runtime`) in ``threads`` threads."""
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
-        self.manifest, self.lanes = manifest, threads
+        self.manifest = manifest
+        self.encoder_cost = EncoderCost(threads, BATCH_TOKENS, RUN_TOKENS, TOKEN_PAIRS)
         self._side_by_side = Lanes(threads)
         # Pooling is a few small products: threads would cost more than they save.
         names = [*GRAPHS, *([POOLING] if POOLING in manifest.graphs else [])]
@@ -73,8 +80,9 @@ class CpuRuntime:
 
     def encode(self, batches: Sequence[list[list[int]]]) -> Iterator[HostEncodedBatch | Exception]:
         """See `Runtime`; batches are encoded as their results are asked for."""
-        for begin in range(0, len(batches), self.lanes):
-            dealt = batches[begin : begin + self.lanes]
+        lanes = self.encoder_cost.lanes
+        for begin in range(0, len(batches), lanes):
+            dealt = batches[begin : begin + lanes]
             session = (self._own if len(dealt) > 1 else self._shared)["encoder"]
             yield from self._side_by_side([partial(self._encode, session, batch) for batch in dealt])
 

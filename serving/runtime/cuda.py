@@ -3,6 +3,7 @@
 import itertools
 import weakref
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,8 @@ from serving.runtime.device import DeviceArray, Shape
 
 Array = NDArray[Any]
 
-SHAPE_OPERATORS = frozenset(
-    {"Shape", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Sqrt", "Mul", "Sub"}
-)
-"""What ONNX Runtime computes in the host's memory on purpose, where it makes one shape of another."""
+SHAPE_OPERATORS = frozenset({"Squeeze", "Cast", "Gather", "Sqrt"})
+"""What ONNX Runtime computes in the host's memory on purpose, where our graphs make a number of a shape."""
 
 
 class CudaArray:
@@ -32,17 +31,21 @@ class CudaArray:
 class CudaDevice:
     """The first GPU that the process sees.
 
-    ``memory_bytes`` is what each graph takes at most for its weights and its work. With ``cuda_graphs``, what runs
+    ``graph_bytes`` is what each graph takes at most for its weights and its work, and ``array_bytes`` what all arrays
+    take; RuntimeError when there are more. With ``cuda_graphs``, what runs
     often with the same arrays is recorded at its first run. From then on it is launched as one, which leaves the
     processor little to do.
     """
 
-    def __init__(self, memory_bytes: int | None = None, cuda_graphs: bool = False) -> None:
-        limit = {} if memory_bytes is None else {"gpu_mem_limit": str(memory_bytes)}
-        # Where products of fp32 are rounded to TF32, they are no longer those of fp32. What is asked for is taken, for
-        # a doubled arena would soon be the whole card.
+    def __init__(
+        self, graph_bytes: int | None = None, array_bytes: int | None = None, *, cuda_graphs: bool = False
+    ) -> None:
+        limit = {} if graph_bytes is None else {"gpu_mem_limit": str(graph_bytes)}
+        # Where products of fp32 are rounded to TF32, they are no longer those of fp32. And a graph takes from the card
+        # what it asks for, not twice as much as the last time.
         self._options = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", **limit}
         self._cuda_graphs, self._recordings = cuda_graphs, itertools.count(1)
+        self._array_bytes, self._taken = array_bytes, 0
 
     def zeros(self, shape: Shape, dtype: Any) -> CudaArray:
         """See `Device`."""
@@ -50,13 +53,31 @@ class CudaDevice:
 
     def empty(self, shape: Shape, dtype: Any) -> CudaArray:
         """See `Device`."""
+        self._check(prod(shape) * np.dtype(dtype).itemsize)
         value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(dtype).type, "cuda", 0)
-        return CudaArray(value, shape, dtype)
+        return self._counted(CudaArray(value, shape, dtype))
 
     def array(self, values: Array) -> CudaArray:
         """See `Device`."""
+        self._check(values.nbytes)
         value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), "cuda", 0)
-        return CudaArray(value, values.shape, values.dtype)
+        return self._counted(CudaArray(value, values.shape, values.dtype))
+
+    def _check(self, size: int) -> None:
+        if self._array_bytes is not None and self._taken + size > self._array_bytes:
+            raise RuntimeError(
+                f"out of memory: arrays take {self._taken >> 20} MiB, {size >> 20} more are asked for, and "
+                f"{self._array_bytes >> 20} is the limit"
+            )
+
+    def _counted(self, array: CudaArray) -> CudaArray:
+        size = prod(array.shape) * array.dtype.itemsize
+        self._taken += size
+        weakref.finalize(array, self._give_back, size)
+        return array
+
+    def _give_back(self, size: int) -> None:
+        self._taken -= size
 
     def upload(self, values: Array, array: DeviceArray) -> None:
         """See `Device`."""
@@ -111,8 +132,8 @@ class _Run:
             self._binding.bind_output(name, "cuda", 0, array.dtype.type, array.shape, array.address)
         self._options = onnxruntime.RunOptions()
         if session.get_provider_options()[ort.CUDA]["enable_cuda_graph"] == "1":
+            # ONNX Runtime keeps a recording of each number in each thread, for as long as there is the session.
             self._options.add_run_config_entry("gpu_graph_id", str(recording))
-            weakref.finalize(self, session.release_captured_graph, recording)
 
     def __call__(self) -> None:
         self._session.run_with_iobinding(self._binding, self._options)

@@ -61,7 +61,9 @@ class DeviceDecoder:
         inputs.upload()
         run()
         arrays = {name: values[:rows] for name, values in outputs.download().items()}
-        return StepArrays(arrays["tokens"], arrays["log_probabilities"], arrays["given_log_probability"], None)
+        tokens, log_probabilities = arrays["tokens"], arrays["log_probabilities"]
+        order_ties(tokens, log_probabilities)
+        return StepArrays(tokens, log_probabilities, arrays["given_log_probability"], None)
 
     def _bind(self, k: int) -> Bound:
         device, rows = self._device, self._cache.rows
@@ -79,3 +81,12 @@ class DeviceDecoder:
         written = {f"{name}_out": array for name, array in caches.items() if not name.startswith("last")}
         run = device.bind(self._session, inputs.parts | caches, outputs.parts | written, {"k": np.array([k])})
         return Bound(run, inputs, outputs)
+
+
+def order_ties(tokens: Array, log_probabilities: Array) -> None:
+    """Let the lesser of two ``tokens`` ``[rows, k]`` that are equally likely come first, in place.
+
+    A GPU gives them in an order that depends on k, and so on who shares the step.
+    """
+    for row in (log_probabilities[:, 1:] == log_probabilities[:, :-1]).any(axis=1).nonzero()[0]:
+        tokens[row] = tokens[row, np.lexsort((tokens[row], -log_probabilities[row]))]

@@ -18,10 +18,15 @@ from serving.runtime.device import Device, DeviceArray
 from serving.runtime.device_cache import DeviceCache
 from serving.runtime.device_decoder import DeviceDecoder
 from serving.runtime.encoded_batch import EncodedBatch
+from serving.runtime.interface import EncoderCost
 from serving.runtime.padding import pad
 from serving.runtime.row_state import RowState
 
 Array = NDArray[Any]
+
+ENCODER_COST = EncoderCost(lanes=1, batch_tokens=16_384, run_tokens=3000, token_pairs=3000)
+"""Of an H200: 1.4 ms for a run of 32 tokens and 7.7 ms for one of 16,384. Pairs are counted: a token takes as many
+multiply-adds of a layer with 512 channels."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class DeviceRuntime:
     BundleError when the bundle is one for the CPU.
     """
 
-    lanes = 1
+    encoder_cost = ENCODER_COST
 
     def __init__(self, folder: Path, manifest: Manifest, device: Device) -> None:
         if ADMIT not in manifest.graphs:

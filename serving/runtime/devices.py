@@ -99,7 +99,7 @@ def unchecked_runtime(
 
     with faults_of(device):
         ort.load_cuda()  # whoever allocates on the GPU needs it, too
-        return DeviceRuntime(folder, manifest, CudaDevice(_graph_memory(manifest, gpus), cuda_graphs))
+        return DeviceRuntime(folder, manifest, CudaDevice(*_memory(manifest, gpus), cuda_graphs=cuda_graphs))
 
 
 @contextlib.contextmanager
@@ -121,20 +121,23 @@ def faults_of(device: str) -> Iterator[None]:
         raise DeviceError(f"the GPU cannot run the bundle: {said}") from error
 
 
-def _graph_memory(manifest: Manifest, gpus: float) -> int | None:
-    """Bytes of the GPU's memory that each graph may take for weights and work, where replicas share one; else None.
+def _memory(manifest: Manifest, gpus: float) -> tuple[int | None, int | None]:
+    """Bytes of the GPU's memory that each graph may take for weights and work, and those that all arrays may, where
+    replicas share it; else None and None.
 
-    A replica has ``gpus`` of all the memory, less what CUDA itself takes. Half of that is for keys, values and encoded
-    sources; all graphs share the other half, each of which has memory of its own.
+    A replica has ``gpus`` of all the memory, less what CUDA itself takes. All graphs share half of that, each of which
+    has memory of its own. The other half is for keys, values and encoded sources, which take a half of it at most:
+    where they lie, ONNX Runtime takes memory in pieces twice as large as the last.
     """
     if gpus == 1:
-        return None
+        return None, None
     whole = gpu_memory()[0]
-    memory = (int(whole * gpus) - CONTEXT_BYTES) // 2 // len((*GRAPHS, ADMIT, REORDER))
+    half = (int(whole * gpus) - CONTEXT_BYTES) // 2
+    graph = half // len((*GRAPHS, ADMIT, REORDER))
     least = manifest.files[WEIGHTS].bytes + WORK_BYTES
-    if memory < least:
+    if graph < least:
         raise DeviceError(
-            f"gpus {gpus:g} of a GPU with {whole / 2**30:.1f} GiB leaves each graph {max(0, memory) >> 20} MiB, and "
+            f"gpus {gpus:g} of a GPU with {whole / 2**30:.1f} GiB leaves each graph {max(0, graph) >> 20} MiB, and "
             f"this bundle's want {least >> 20}: let fewer replicas share a GPU"
         )
-    return memory
+    return graph, half // 2

@@ -5,7 +5,7 @@ packed, which device computes a step and with how many threads: all that is the 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -50,12 +50,24 @@ class DecoderBatch(Protocol):
         """Give some memory back that nobody needs, for as long as others can wait; whether there was any."""
 
 
+class EncoderCost(NamedTuple):
+    """What the encoder's time goes to, for whoever decides which sources it is given together."""
+
+    lanes: int
+    """Batches that it works on side by side."""
+    batch_tokens: int
+    """Source tokens of a batch at most, unless it is a single source."""
+    run_tokens: int
+    """Source tokens that take about as long as one more run."""
+    token_pairs: int
+    """Pairs of a query and a key that take about as long as a source token; only attention is padded."""
+
+
 class Runtime(Protocol):
     """A bundle's graphs on one device. Not for use from several threads at a time."""
 
     manifest: Manifest
-    lanes: int
-    """Batches that the encoder works on side by side."""
+    encoder_cost: EncoderCost
 
     def batch(self, rows: int) -> DecoderBatch:
         """A decoder batch of at most ``rows`` slots."""

@@ -26,6 +26,11 @@ SHORT = 32
 """Tokens at most of a probe that runs alone and as a search too. A longer one takes long: it runs side by side only."""
 
 
+WANTED = (SHARED_K + 1, 2, 8, 16)
+"""Tokens that searches want of a step, in turns: more than it finds for all, as few as it always finds, and what beams
+of 4 and 8 want. On a GPU each is a step of its own."""
+
+
 class SelfCheckError(RuntimeError):
     """A replica that computes something else than its bundle means. It must not serve."""
 
@@ -74,9 +79,8 @@ class _Check:
         for first in range(0, len(crowd), rows):
             self.side_by_side(crowd[first : first + rows], f"among {rows}")
         if self._batch.rows > 1:
-            for number, probe in enumerate(short):
-                # Who wants more than the step finds for all chooses from all tokens.
-                self.forked(probe, 2 if number % 2 else SHARED_K + 1)
+            for probe, k in zip(short, itertools.cycle(WANTED), strict=False):
+                self.forked(probe, k)
 
     def side_by_side(self, probes: Sequence[Probe], how: str) -> None:
         """Greedy search for all of ``probes``: half of them begin a step later than the others."""

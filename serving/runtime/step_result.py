@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
 
     tokens: list[int]
     """The likeliest, best first: as many as were asked for, or all there are. Of two that are equally likely the lesser
-    id comes first."""
+    id comes first; on a GPU, of those that it finds."""
     log_probabilities: list[float]
     given: float
     """The log-probability of the token that the `Ask` gave."""

@@ -120,10 +120,9 @@ class MirroredBatch:
 class MirroredRuntime:
     """`Runtime` on the device and on the reference."""
 
-    lanes = 1
-
     def __init__(self, device: Runtime, reference: Runtime, comparison: Comparison) -> None:
         self._device, self._reference, self._comparison = device, reference, comparison
+        self.encoder_cost = device.encoder_cost._replace(lanes=1)
 
     @property
     def manifest(self) -> Manifest:

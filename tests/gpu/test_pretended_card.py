@@ -109,6 +109,25 @@ for limit in (None, 123 << 20):
     assert int(limited["gpu_mem_limit"]) == 123 << 20
 
 
+def test_arrays_keep_within_their_limit_and_give_back_what_they_took(card: Path) -> None:
+    code = """
+import numpy as np
+from serving.runtime.cuda import CudaDevice
+device = CudaDevice(None, 1 << 20)
+for _ in range(5):
+    arrays = [device.zeros((256, 1024), np.uint8), device.empty((512, 512), np.float16)]
+    arrays = None
+kept = device.array(np.arange(131072))
+try:
+    device.empty((1,), np.uint8)
+except RuntimeError as error:
+    print(error)
+"""
+    done = run(card, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "out of memory: arrays take 1 MiB, 0 more are asked for, and 1 is the limit\n"
+
+
 @pytest.mark.parametrize(
     "arguments", [["verify", "--device", "cuda"], ["serve", "--no-ray", "--gpus", "1"]], ids=" ".join
 )

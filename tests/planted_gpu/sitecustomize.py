@@ -26,9 +26,9 @@ def _fill(cuda):
     folder = Path(os.environ["GPUS"])
 
     class CudaDevice(FakeDevice):
-        def __init__(self, memory_bytes=None):
+        def __init__(self, graph_bytes=None, array_bytes=None, *, cuda_graphs):
             super().__init__()
-            (folder / str(os.getpid())).write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {memory_bytes}")
+            (folder / str(os.getpid())).write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {graph_bytes}")
 
         def session(self, *arguments, **named):
             if (folder / "full").exists():

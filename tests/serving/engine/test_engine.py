@@ -24,6 +24,7 @@ from serving.engine.results import Translated
 from serving.engine.scheduler import GATHER_STEPS
 from serving.engine.search import Hypothesis
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
+from tests.processes import within
 from tests.serving.conftest import wait_until
 from tests.serving.engine.engines import Held, engine_of, greedy, mixed, run, soon
 from tests.serving.engine.reference import expected
@@ -732,6 +733,22 @@ def test_stopping_fails_what_is_not_done_and_refuses_what_comes(
     with pytest.raises(RuntimeError, match="thread has ended"):
         engine.check_health()
     engine.stop()  # a second time is no matter
+
+
+def test_an_engine_proves_itself_in_its_own_thread_and_what_is_not_proven_does_not_start(
+    make: Callable[..., Engine], sources: list[list[int]]
+) -> None:
+    engine = make()
+    threads: list[str] = []
+    proven = Engine(
+        engine._runtime, engine._batch, 512, 10**9, 16, lambda: threads.append(threading.current_thread().name)
+    )
+    assert threads == [proven._thread.name]
+    proven.stop()
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Engine(engine._runtime, engine._batch, 512, 10**9, 16, broken)
+    assert within(5, lambda: threading.active_count() == before) is not None
 
 
 def broken(*arguments: object, **options: object) -> None:

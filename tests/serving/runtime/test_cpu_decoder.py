@@ -104,7 +104,7 @@ def test_rows_get_the_same_bits_with_every_strategy(
     written = []
     for runtime in (runtime_of(bundle), runtime_of(bundle, threads)):
         batch = begin(runtime, sources, len(sources))
-        decoder = decoder_of(batch, (lambda *_: strategy) if runtime.lanes > 1 else None)
+        decoder = decoder_of(batch, (lambda *_: strategy) if runtime.encoder_cost.lanes > 1 else None)
         written.append([write(batch, rows, 3) for rows in (threads, 20, 11)])
     assert written[0] == written[1]
     assert len(decoder._bindings.kept[11, 2, False, strategy][0]) == (threads if strategy == "lanes" else 1)
