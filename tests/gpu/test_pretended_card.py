@@ -55,7 +55,7 @@ def test_everything_is_computed_on_the_card_but_shapes(card: Path, bundle: Path)
     placed = json.loads(done.stdout.splitlines()[-1])
     assert placed["astray"] == {}
     for graph in ("encoder", "decoder", "admit", "reorder"):
-        assert sum(placed[graph]["CUDAExecutionProvider"].values()) > 20
+        assert placed[graph]["CUDAExecutionProvider"] > 20
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=["launched", "recorded"])
