@@ -149,7 +149,7 @@ def check(
     for each in (ours, theirs, mirror):
         each.close()
     wrong = company.wrong + apart.wrong + len(lost) + len(lost_alone) + comparison.outside
-    return {**result, "greedy": greedy, "search": searched, "wrong": wrong, "passed": not wrong}
+    return {**result, "wrong": wrong, "greedy": greedy, "search": searched, "passed": not wrong}
 
 
 def main(arguments: Sequence[str]) -> int:
