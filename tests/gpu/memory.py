@@ -2,26 +2,32 @@
 
     python -m tests.gpu.memory BUNDLE --device cuda
 
-Requests of all lengths, greedy and with beams, go through one engine, wave after wave. The device's memory and the
-process' are read after each wave. What is taken after the first third must not grow. It ends in one line of JSON with
-the samples, and with 1 when memory has grown.
+Requests of all lengths the model takes go through two engines on one runtime, one greedy and one with beams. They come
+in waves of all sizes and in no order, so shapes are new to the end; they are the same at each run. The device's memory
+and the process' are read after each wave. What is taken after the first third must not grow. It ends in one line of JSON
+with the samples, and with 1 when memory has grown.
 """
 
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import psutil
 
+from export.bundle import Manifest
 from tests.gpu.devices import DEVICES, runtime
-from tests.gpu.work import Translator, sources
+from tests.gpu.work import Translator, joined, sources
 
 GROWTH = 32.0
-"""MiB by which the process' memory may grow and still count as flat; the device's may not grow at all."""
+"""MiB by which memory may grow and still count as flat: a shape that is new may fit none of the pieces that are free."""
+LONG = 0.1
+"""Of the requests, those that are several sentences joined, up to what the model takes."""
 SAMPLES = 40
 
 
@@ -34,9 +40,12 @@ def device_memory() -> float | None:
         return [line.split(", ") for line in said.splitlines()]
 
     try:
-        own = [float(used) for pid, used in ask("compute-apps=pid,used_memory") if pid == str(os.getpid())]
-        return own[0] if own else float(ask("gpu=memory.used")[0][0])
-    except (OSError, ValueError, subprocess.CalledProcessError):
+        # "[N/A]" is what the driver says of a process whose memory it does not know.
+        for pid, *used in ask("compute-apps=pid,used_memory"):
+            if pid == str(os.getpid()) and used[0].isdigit():
+                return float(used[0])
+        return float(ask("gpu=memory.used")[0][0])
+    except (OSError, ValueError, IndexError, subprocess.CalledProcessError):
         return None
 
 
@@ -46,29 +55,39 @@ def grown(samples: Sequence[float]) -> float:
     return max(samples[2 * third :]) - max(samples[third : 2 * third])
 
 
+def waves(bundle: Path, manifest: Manifest, requests: int) -> list[list[list[int]]]:
+    """The sources of so many ``requests``, in `SAMPLES` waves: the largest first, the rest of all sizes."""
+    generator = random.Random(0)
+    ends = list(accumulate([2.0, *(generator.uniform(0.2, 1.6) for _ in range(SAMPLES - 1))], initial=0.0))
+    cuts = [round(requests * end / ends[-1]) for end in ends]
+    work = sources(bundle, manifest, requests)
+    few = round(requests * LONG)
+    chosen = generator.choices(work, k=requests - few) + joined(bundle, manifest, few, generator)
+    generator.shuffle(chosen)
+    return [chosen[begin:end] for begin, end in pairwise(cuts)]
+
+
 def check(bundle: Path, device: str, requests: int, rows: int, beam: int) -> dict[str, object]:
     """Translate so many ``requests``."""
     on_device = runtime(bundle, device)
-    work = sources(bundle, on_device.manifest, 500)
     greedy, search = Translator(on_device, rows), Translator(on_device, rows, beam)
     process = psutil.Process()
-    wave = -(-requests // SAMPLES)
     resident, taken = [], []
-    for number in range(SAMPLES):
-        chosen = [work[(number * wave + index) % len(work)] for index in range(wave)]
-        cut = wave * 9 // 10
-        greedy.company(chosen[:cut])
-        search.company(chosen[cut:])
+    for wave in waves(bundle, on_device.manifest, requests):
+        cut = len(wave) * 9 // 10
+        for translator, part in ((greedy, wave[:cut]), (search, wave[cut:])):
+            if part:
+                translator.company(part)
         resident.append(round(process.memory_info().rss / 2**20, 1))
         if (used := device_memory()) is not None:
             taken.append(used)
     greedy.close()
     search.close()
     growth = {"process": grown(resident), "device": grown(taken) if taken else None}
-    flat = growth["process"] <= GROWTH and not (growth["device"] or 0) > 0
+    flat = all(each is None or each <= GROWTH for each in growth.values())
     return {
         "bundle": bundle.name,
-        "requests": wave * SAMPLES,
+        "requests": requests,
         "process_mib": resident,
         "device_mib": taken,
         "growth_mib": growth,

@@ -2,8 +2,8 @@
 
     python -m tests.gpu.placement BUNDLE --device cuda
 
-On a card every node must be on it, but for those that make one shape of another. It ends in one line of JSON, with 1
-when other nodes are elsewhere.
+On a card every node must be on it, but for those that make one shape of another: `serving.runtime.cuda` says which, and
+refuses other graphs. It ends in one line of JSON, with 1 when a graph was refused.
 """
 
 import argparse
@@ -14,41 +14,50 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export import ort
-from export.bundle import ADMIT, REORDER, read_manifest
+from export.bundle import ADMIT, GRAPHS, REORDER, read_manifest
 from export.ort import onnxruntime
-from serving.runtime.cuda import SHAPE_OPERATORS
 from serving.runtime.devices import PROVIDERS
 
-GRAPHS = ("encoder", "decoder", ADMIT, REORDER)
+ON_DEVICE = (*GRAPHS, ADMIT, REORDER)
+"""The graphs that a runtime has on its device: pooling is computed on the CPU."""
 
 
-def placed(graph: Path, provider: str) -> dict[str, Counter[str]]:
-    """The operators of ``graph`` by the provider that computes them, where ``provider`` comes first."""
+def session(graph: Path, device: str) -> onnxruntime.InferenceSession:
+    """``graph`` as a replica runs it on a card; RuntimeError names the nodes that would be computed elsewhere."""
+    if device == "cuda":
+        from serving.runtime.cuda import CudaDevice
+
+        return CudaDevice().session(graph)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = onnxruntime.InferenceSession(graph, options, providers=[provider])
-    found: dict[str, Counter[str]] = {}
-    for part in session.get_provider_graph_assignment_info():
-        found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
-    return found
+    return onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[device]])
 
 
 def check(bundle: Path, device: str) -> dict[str, object]:
-    """Where all graphs of ``bundle`` are computed that a step or an encoder takes."""
+    """Where all graphs of ``bundle`` are computed: so many nodes by each provider."""
     provider, manifest = PROVIDERS[device], read_manifest(bundle)
     if device == "cuda":
         ort.load_cuda()
     result: dict[str, object] = {"bundle": bundle.name}
-    astray: dict[str, list[str]] = {}
-    for name in GRAPHS:
-        if name in manifest.graphs:
-            found = placed(bundle / f"{name}.onnx", provider)
-            nodes = {each: sum(operators.values()) for each, operators in found.items()}
-            elsewhere = {op for each, operators in found.items() if each != provider for op in operators}
-            result[name] = {**nodes, "elsewhere": sorted(elsewhere)}
-            if wrong := sorted(elsewhere - SHAPE_OPERATORS) or ([] if provider in found else ["everything"]):
-                astray[name] = wrong
+    astray: dict[str, str] = {}
+    for name in ON_DEVICE:
+        if name not in manifest.graphs:
+            continue
+        try:
+            parts = session(bundle / f"{name}.onnx", device).get_provider_graph_assignment_info()
+        except RuntimeError as error:
+            astray[name] = str(error)
+            continue
+        nodes: Counter[str] = Counter()
+        elsewhere: set[str] = set()
+        for part in parts:
+            nodes[part.ep_name] += len(part.get_nodes())
+            if part.ep_name != provider:
+                elsewhere.update(node.op_type for node in part.get_nodes())
+        result[name] = {**nodes, "elsewhere": sorted(elsewhere)}
+        if not nodes[provider]:
+            astray[name] = "everything"
     return {**result, "astray": astray, "passed": not astray}
 
 

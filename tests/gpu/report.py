@@ -4,15 +4,22 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from tests.processes import family, kill
+
 NAMED = ("engine", "precision", "rows")
 MEASURED = ("engine_ms", "graph_ms", "tokens_per_second", "times_peer")
 """What of a measurement is its name, and what is shown of it."""
+MANY, FEW = 24, 12
+"""Figures of a stage in the table, and in the line of JSON."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ def last_json(said: str) -> Any:
 def run(stage: Stage, seconds: float, folder: Path, log: Path) -> Outcome:
     """Run ``stage`` in ``folder`` for so many ``seconds`` at most; what it says beside its JSON goes to ``log``."""
     begin = time.monotonic()
-    with log.open("a", encoding="utf-8") as noted:
+    # Not a pipe: whoever of its helpers is left behind would keep one open.
+    with log.open("a", encoding="utf-8") as noted, tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         noted.write(f"\n== {stage.name}: {' '.join(stage.command)}\n")
         noted.flush()
         start = noted.tell()
@@ -62,21 +70,21 @@ def run(stage: Stage, seconds: float, folder: Path, log: Path) -> Outcome:
             stage.command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=noted,
-            text=True,
             env={**os.environ, **(stage.environment or {})},
             start_new_session=True,
         )
         timed_out = False
         try:
-            said, _ = process.communicate(timeout=max(seconds, 1))
+            process.wait(max(seconds, 1))
         except subprocess.TimeoutExpired:
             timed_out = True
-            # A service and its helpers end with it.
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-        noted.write(said)
+        finally:
+            if process.poll() is None:
+                end(process)
+        output.seek(0)
+        noted.write(said := output.read())
     result = last_json(said)
     # Of a stage that gave no result, its last words are the reason.
     words = [line for line in log.read_text(encoding="utf-8", errors="replace")[start:].splitlines() if line.strip()]
@@ -90,6 +98,16 @@ def run(stage: Stage, seconds: float, folder: Path, log: Path) -> Outcome:
     return Outcome(stage.name, not reason, round(time.monotonic() - begin, 1), reason, result)
 
 
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill ``process`` and all that it has started, those in sessions of their own too: they would keep the card."""
+    # Whose parent has ended is nobody's child, so all are found before any is killed.
+    started = family(process.pid)
+    os.killpg(process.pid, signal.SIGKILL)
+    kill(started, signal.SIGKILL)
+    process.wait()
+    psutil.wait_procs(started, timeout=10)
+
+
 def run_all(stages: Sequence[Stage], seconds: float, folder: Path, out: Path) -> list[Outcome]:
     """Run ``stages`` within so many ``seconds`` in all; each outcome is written into ``out`` as it comes."""
     deadline = time.monotonic() + seconds
@@ -101,10 +119,15 @@ def run_all(stages: Sequence[Stage], seconds: float, folder: Path, out: Path) ->
         else:
             outcome = run(stage, min(stage.seconds, left), folder, out / "log.txt")
         outcomes.append(outcome)
-        with (out / "results.jsonl").open("a", encoding="utf-8") as written:
-            written.write(json.dumps(asdict(outcome)) + "\n")
-        print(line(outcome), flush=True)
+        note(outcome, out)
     return outcomes
+
+
+def note(outcome: Outcome, out: Path) -> None:
+    """Write ``outcome`` into ``out``, and say it."""
+    with (out / "results.jsonl").open("a", encoding="utf-8") as written:
+        written.write(json.dumps(asdict(outcome)) + "\n")
+    print(line(outcome), flush=True)
 
 
 def line(outcome: Outcome) -> str:
@@ -114,8 +137,18 @@ def line(outcome: Outcome) -> str:
     return f"| {outcome.stage} | {verdict} | {outcome.seconds:.1f} s | {'; '.join(filter(None, (outcome.reason, figures)))} |"
 
 
-def headline(result: Any) -> dict[str, Any]:
-    """The figures of ``result`` that fit into a line: single numbers, those of its parts under the part's name, and what
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Of each stage of ``outcomes`` what fits into a line of JSON: all of it is in ``results.jsonl``."""
+    said = {}
+    for each in outcomes:
+        said[each.stage] = {"passed": each.passed, "seconds": each.seconds, "figures": headline(each.result, FEW)}
+        if each.reason:
+            said[each.stage]["reason"] = each.reason
+    return said
+
+
+def headline(result: Any, most: int = MANY) -> dict[str, Any]:
+    """``most`` figures of ``result``: single numbers, those of its parts under the part's name, and what
     was measured of engines."""
     figures: dict[str, Any] = {}
     if isinstance(result, dict):
@@ -127,7 +160,7 @@ def headline(result: Any) -> dict[str, Any]:
                 figures |= _of_list(value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 figures[name] = round(value, 4)
-    return dict(list(figures.items())[:24])
+    return dict(list(figures.items())[:most])
 
 
 def _of_list(values: list[Any]) -> dict[str, float]:

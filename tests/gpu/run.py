@@ -1,19 +1,21 @@
 """Everything that only a card can prove, within ten minutes: see run.sh.
 
-It writes OUT/results.jsonl, a line a stage as it comes, and OUT/log.txt; it ends in a table and one line of JSON.
+It writes OUT/results.jsonl, a line a stage as it comes, OUT/log.txt and OUT/table.md, each anew. It ends in one line of
+JSON and a table. What stages need of room lies in a temporary folder.
 """
 
 import argparse
 import json
 import os
-import shutil
+import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+from tests.gpu import figures
 from tests.gpu.exports import BUNDLES
-from tests.gpu.report import Stage, run_all, table
+from tests.gpu.report import Outcome, Stage, note, run_all, summary, table
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVED = "fp16-fused"
@@ -75,7 +77,7 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
 
     model = ("--models", options.checkpoint)
     alike = ("--quick",) if quick else (*model, "--rows", "256", "--search", "greedy")
-    yield Stage("bench", bench("bench", *alike), 180, peer_libraries(work))
+    yield Stage("bench", bench("bench", *alike), 240, peer_libraries(work))
     if device == "cuda":
         # Whether recording a step pays is seen from the same figures with it.
         yield Stage("verify recorded", module("serving.cli", "verify", bundle(SERVED), "--device", device, GRAPHS), 60)
@@ -95,6 +97,21 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     yield faults("fp16-standard")
 
 
+def prove(options: argparse.Namespace, work: Path, out: Path) -> list[Outcome]:
+    """Run the stages that ``options`` ask for, with ``work`` for what they leave, and judge the figures of a card."""
+    options.bundles = (options.bundles or work / "bundles").resolve()
+    chosen = [
+        stage
+        for stage in stages(options, work)
+        if not options.only or stage.name.startswith(tuple(options.only.split(",")))
+    ]
+    outcomes = run_all(chosen, options.seconds, ROOT, out)
+    if options.device == "cuda" and not options.quick and (judged := figures.judge(outcomes, SERVED)):
+        note(judged, out)
+        outcomes.append(judged)
+    return outcomes
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run everything; returns 0 when all of it passed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -106,26 +123,24 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=570, help="All of it takes at most.")
     parser.add_argument("--quick", action="store_true", help="Little of everything: a rehearsal.")
     options = parser.parse_args(arguments)
-    out, work = options.out.resolve(), options.out.resolve() / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    options.bundles = (options.bundles or work / "bundles").resolve()
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("results.jsonl", "log.txt", "table.md"):
+        (out / name).unlink(missing_ok=True)
     if Path(options.checkpoint).is_dir():
         options.checkpoint = str(Path(options.checkpoint).resolve())
-    chosen = [
-        stage
-        for stage in stages(options, work)
-        if not options.only or stage.name.startswith(tuple(options.only.split(",")))
-    ]
-    try:
-        outcomes = run_all(chosen, options.seconds, ROOT, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    # Whoever ends this ends the stage that runs, too, and leaves no bundles behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Not in OUT, from where only what is small comes back.
+    with tempfile.TemporaryDirectory(prefix="dragoman-gpu-", ignore_cleanup_errors=True) as folder:
+        outcomes = prove(options, Path(folder), out)
     passed = all(outcome.passed for outcome in outcomes)
     text = table(outcomes)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(f"\n{text}\n")
-    document = {"device": options.device, "passed": passed, "stages": [asdict(outcome) for outcome in outcomes]}
-    print(json.dumps(document))
+    said = summary(outcomes)
+    said |= {each.stage: each.result for each in outcomes if each.stage == figures.NAME}  # with all its verdicts
+    print(json.dumps({"device": options.device, "passed": passed, "stages": said}))
+    print(f"\n{text}")
     return 0 if passed else 1
 
 

@@ -4,7 +4,7 @@
 #     tests/gpu/run.sh CARRIED OUT [OPTION…]
 #
 # CARRIED is the folder into which tests/gpu/unpack.py has unpacked everything; or "-", where packages and the checkpoint
-# are installed and in place. What is found goes into OUT; it ends in a table and one line of JSON, and with 0 when all
+# are installed and in place. What is found goes into OUT; it ends in one line of JSON and a table, and with 0 when all
 # passed. Options are those of tests/gpu/run.py: --bundles FOLDER keeps the exported bundles for the next time,
 # --only export,verify runs those stages alone, --device cpu --quick rehearses without a card.
 set -euo pipefail
@@ -28,4 +28,10 @@ if [ "$carried" != - ]; then
 fi
 # The project itself comes first, then what was carried, then what the machine has.
 export PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-exec "${PYTHON:-python3}" -m tests.gpu.run "$out" "${options[@]}" "$@"
+# -P: nothing is looked for in the folder that this is called from, which may have tests of its own.
+python=("${PYTHON:-python3}" -P)
+if ! said=$("${python[@]}" -c "import tests.gpu.run" 2>&1); then
+    echo "the checks cannot be imported from $root with ${python[0]}: ${said##*$'\n'}" >&2
+    exit 2
+fi
+exec "${python[@]}" -m tests.gpu.run "$out" "${options[@]}" "$@"

@@ -4,23 +4,24 @@
 
 Greedy: where a device writes another token than fp32, the two have read the same so far, so fp32 is asked how likely it
 finds the device's token. Within `NEAR_TIE` of its own it is a near-tie, and what comes after it means nothing; else
-the translation is wrong. Beam: see `tests.gpu.mirror`. It ends in one line of JSON, with 1 when something is wrong.
+the translation is wrong. Beam: see `tests.gpu.mirror` and `tests.gpu.beams`. It ends in one line of JSON, with 1 when
+something is wrong.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from serving.engine.search import Hypothesis
+from tests.gpu.beams import unexplained
 from tests.gpu.devices import DEVICES, runtime
 from tests.gpu.mirror import Comparison, MirroredRuntime
-from tests.gpu.work import Translator, sources
+from tests.gpu.work import NEAR_TIE, Translator, sources
 
-NEAR_TIE = 0.02
-"""In nats: `export.agreement.NEAR_TIE`, which cannot be read without torch."""
 Scores = Callable[[Sequence[int], Sequence[tuple[int, ...]]], list[float]]
 """Log-probabilities, by fp32, of the last token of each prefix, for the sentences of these numbers."""
 
@@ -92,37 +93,54 @@ def check(
     parity = on_device.manifest.parity
     assert parity  # a bundle is not written without
     work = sources(bundle, on_device.manifest, count)
-    result: dict[str, object] = {"bundle": bundle.name, "sentences": len(work), "bound": parity.log_probability_bound}
+    bound = parity.log_probability_bound
+    translations = len(work) + len(work[:alone])
+    result = {"bundle": bundle.name, "sentences": len(work), "translations": translations, "bound": bound}
 
     ours, theirs = Translator(on_device, rows), Translator(on_cpu, rows, device="cpu")
     expected = theirs.company(work)
 
     def score(numbers: Sequence[int], prefixes: Sequence[tuple[int, ...]]) -> list[float]:
         read = theirs.company([work[number] for number in numbers], prefixes) if numbers else []
-        return [each.log_probabilities[-1] for each in read]
+        # Of a last token that the model cannot read nothing is known.
+        whole = [len(each.tokens) == len(prefix) for each, prefix in zip(read, prefixes, strict=True)]
+        return [each.log_probabilities[-1] if known else math.nan for each, known in zip(read, whole, strict=True)]
 
     together = ours.company(work)
     single = ours.alone(work[:alone])
+    company, apart = judge(together, expected, score, bound), judge(single, expected[: len(single)], score, bound)
     greedy = {
-        "company": asdict(judge(together, expected, score, parity.log_probability_bound)),
-        "alone": asdict(judge(single, expected[: len(single)], score, parity.log_probability_bound)),
+        "wrong": company.wrong + apart.wrong,
+        "company": asdict(company),
+        "alone": asdict(apart),
         "alone_differs_from_company": len(differing(single, together[: len(single)])),
     }
     ours.close()
     theirs.close()
 
-    comparison = Comparison(parity.log_probability_bound)
+    comparison = Comparison(bound)
     ours, theirs = Translator(on_device, rows, beam), Translator(on_cpu, rows, beam, "cpu")
     mirror = Translator(MirroredRuntime(on_device, on_cpu, comparison), rows, beam)
     expected, together, single = theirs.company(work), ours.company(work), ours.alone(work[:alone])
     # Everybody in company, and alone whoever is then translated otherwise.
     followed = mirror.company(work)
     astray = differing(single, together[: len(single)])
-    mirror.alone([work[number] for number in astray])
+    again = dict(zip(astray, mirror.alone([work[number] for number in astray]), strict=True))
+
+    def read(numbers: Sequence[int], tokens: Sequence[tuple[int, ...]]) -> list[Hypothesis]:
+        return theirs.company([work[number] for number in numbers], tokens) if numbers else []
+
+    proven = [[hypothesis] for hypothesis in followed]
+    lost = unexplained(together, expected, proven, read, bound)
+    proven = [[followed[number], again.get(number, followed[number])] for number in range(len(single))]
+    lost_alone = unexplained(single, expected[: len(single)], proven, read, bound)
     searched = {
+        "wrong": len(lost) + len(lost_alone) + comparison.outside,
         "beam": beam,
         "equal": len(work) - len(differing(together, expected)),
         "alone_differs_from_company": len(astray),
+        "unexplained": lost,
+        "unexplained_alone": lost_alone,
         "again_differs_from_company": len(differing(followed, together)),
         "decisions": comparison.decisions,
         "outside": comparison.outside,
@@ -130,8 +148,8 @@ def check(
     }
     for each in (ours, theirs, mirror):
         each.close()
-    wrong = greedy["company"]["wrong"] + greedy["alone"]["wrong"] + comparison.outside  # type: ignore[index]
-    return {**result, "greedy": greedy, "search": searched, "wrong": wrong, "passed": not wrong}
+    wrong = company.wrong + apart.wrong + len(lost) + len(lost_alone) + comparison.outside
+    return {**result, "wrong": wrong, "greedy": greedy, "search": searched, "passed": not wrong}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,11 +1,12 @@
 """The other checks on a card, on the fake device and with faults of their own."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from export.bundle import read_manifest
+from export.bundle import GRAPHS, read_manifest
 from serving.runtime.selfcheck import Proof
 from tests.gpu import faults, memory, placement
 from tests.gpu.work import sources, texts
@@ -63,10 +64,59 @@ def test_memory_is_read_after_every_wave(lively_bundle: Callable[..., Path]) -> 
     assert len(result["process_mib"]) == memory.SAMPLES  # type: ignore[arg-type]
 
 
-def test_nodes_that_are_elsewhere_are_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert placement.check(tiny_bundle, "cpu")["passed"]
-    found = {"CPUExecutionProvider": {"MatMul": 2, "Shape": 1}, "CUDAExecutionProvider": {"Add": 3}}
-    monkeypatch.setattr(placement, "placed", lambda *_: found)
-    result = placement.check(tiny_bundle, "cuda")
+def test_requests_of_the_memory_check_are_new_to_the_end_and_the_same_each_time(tiny_bundle: Path) -> None:
+    manifest = read_manifest(tiny_bundle)
+    waves = memory.waves(tiny_bundle, manifest, 1000)
+    assert waves == memory.waves(tiny_bundle, manifest, 1000)
+    assert len(waves) == memory.SAMPLES
+    assert sum(map(len, waves)) == 1000
+    assert len(waves[0]) == max(map(len, waves))
+    assert len(set(map(len, waves))) > memory.SAMPLES // 4
+    shapes = [tuple(sorted(map(len, wave))) for wave in waves]
+    assert len(set(shapes)) == len(shapes)
+    lengths = [len(source) for wave in waves for source in wave]
+    most = manifest.limits.source_tokens
+    assert max(lengths) <= most
+    assert sum(length > most * 3 // 4 for length in lengths) > 10
+
+
+def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, processes: str, whole: str) -> None:
+    """An nvidia-smi that says this."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\ncase "$1" in *compute-apps*) {processes};; *) echo "{whole}";; esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("processes", "whole", "taken"),
+    [
+        ("echo 1, 7; echo {pid}, 812", "4096", 812.0),
+        ("echo 1, 7; echo {pid}, [N/A]", "4096", 4096.0),
+        ("echo [Insufficient Permissions]", "4096", 4096.0),
+        ("echo 1, 7", "4096", 4096.0),
+        ("true", "[N/A]", None),
+    ],
+)
+def test_where_the_driver_knows_no_process_the_whole_card_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str, whole: str, taken: float | None
+) -> None:
+    smi(tmp_path, monkeypatch, processes.format(pid=os.getpid()), whole)
+    assert memory.device_memory() == taken
+
+
+def test_a_graph_that_is_refused_is_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = placement.check(tiny_bundle, "cpu")
+    assert right["passed"]
+    assert all(right[graph]["CPUExecutionProvider"] > 20 for graph in GRAPHS)  # type: ignore[index]
+    session = placement.session
+
+    def refusing(graph: Path, device: str) -> object:
+        if graph.stem == "attention":
+            raise RuntimeError("attention.onnx: MatMul (one) would not be computed on the GPU")
+        return session(graph, device)
+
+    monkeypatch.setattr(placement, "session", refusing)
+    result = placement.check(tiny_bundle, "cpu")
     assert not result["passed"]
-    assert result["astray"]["decoder"] == ["MatMul"]  # type: ignore[index]
+    assert result["astray"] == {"attention": "attention.onnx: MatMul (one) would not be computed on the GPU"}

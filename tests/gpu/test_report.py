@@ -5,7 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.gpu.report import Stage, headline, last_json, run_all, table
+import psutil
+
+from tests.gpu.report import Stage, headline, last_json, run_all, summary, table
 
 
 def python(name: str, code: str, seconds: float = 60) -> Stage:
@@ -39,12 +41,46 @@ def test_a_stage_that_fails_or_hangs_does_not_keep_the_next_from_running(tmp_pat
     written = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [each["stage"] for each in written] == ["good", "bad", "broken", "hung", "last"]
     assert written[1]["result"] == {"wrong": 2, "passed": False}
+    said = summary(outcomes)
+    assert said["good"] | {"seconds": 0} == {"passed": True, "seconds": 0, "figures": {"rate": 3.0}}
+    assert said["broken"]["reason"] == "status 1: ValueError: no card"
     text = table(outcomes)
     assert "| good | passed |" in text
     assert "rate 3.0" in text
     assert "| bad | FAILED |" in text
     assert "wrong 2" in text
     assert "first" in (tmp_path / "log.txt").read_text()
+
+
+def test_nothing_of_a_stage_is_left_that_took_too_long(tmp_path: Path) -> None:
+    """Neither what it has started in a session of its own, nor what that has started."""
+    sleep = "[sys.executable, '-c', 'import time; time.sleep(600)']"
+    middle = f"import subprocess, sys; print(subprocess.Popen({sleep}).pid, flush=True); sys.stdin.read()"
+    code = f"""
+import subprocess, sys, time
+middle = subprocess.Popen([sys.executable, "-c", {middle!r}], start_new_session=True, stdin=subprocess.PIPE)
+print(middle.pid, flush=True)
+time.sleep(600)
+"""
+    begin = time.monotonic()
+    [outcome] = run_all([python("hung", code, seconds=5)], 300, tmp_path, tmp_path)
+    assert time.monotonic() - begin < 250
+    assert outcome.reason == "it took longer than 5 s"
+    pids = [int(line) for line in (tmp_path / "log.txt").read_text().splitlines() if line.isdigit()]
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+
+
+def test_a_helper_that_is_left_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It holds what the stage wrote to."""
+    code = """
+import json, subprocess, sys
+helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(json.dumps({"helper": helper.pid}))
+"""
+    [outcome] = run_all([python("short", code)], 300, tmp_path, tmp_path)
+    psutil.Process(outcome.result["helper"]).kill()
+    assert outcome.passed, outcome.reason
 
 
 def test_what_has_no_time_left_is_said(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 from serving.engine.search import Hypothesis
 from serving.runtime.step_result import Candidates
 from tests.gpu import sentences
-from tests.gpu.mirror import Comparison
-from tests.gpu.sentences import NEAR_TIE, judge
+from tests.gpu.beams import unexplained
+from tests.gpu.mirror import Comparison, MirroredRuntime
+from tests.gpu.sentences import judge
+from tests.gpu.work import NEAR_TIE, Translator
 from tests.serving.runtime.fake_device import FakeDevice, device_runtime
 from tests.serving.runtime.faults import exchanged
 
@@ -71,6 +73,58 @@ def test_a_search_is_judged_by_what_it_chose_from(tokens: list[int], likely: lis
     comparison.compare(Candidates(tokens, likely, 0.0), EXPECTED, 2)
     assert comparison.largest == pytest.approx(largest, nan_ok=True)
     assert comparison.outside == (not largest <= 0.08)
+
+
+def hypothesis(*tokens: int, likely: float) -> Hypothesis:
+    return Hypothesis(list(tokens), [likely] * len(tokens), "stop")
+
+
+@pytest.mark.parametrize(
+    ("found", "likely", "lost"),
+    [
+        (hypothesis(5, 6, 3, likely=-0.51), math.nan, []),  # as expected
+        (hypothesis(5, 6, 3, likely=-0.9), math.nan, [0]),
+        (hypothesis(5, 6, 3, likely=math.nan), math.nan, [0]),
+        (hypothesis(5, 7, 8, 3, likely=-0.61), math.nan, []),  # as when it was compared step by step
+        (hypothesis(5, 7, 8, 3, likely=-0.1), math.nan, [0]),
+        (hypothesis(9, 3, likely=-0.1), -0.5 - NEAR_TIE / 2, []),  # as good, a token for a token
+        (hypothesis(9, 3, likely=-0.1), -0.5 - NEAR_TIE * 2, [0]),
+        (hypothesis(9, 3, likely=-0.1), math.nan, [0]),
+    ],
+)
+def test_a_beam_that_ends_elsewhere_must_be_explained(found: Hypothesis, likely: float, lost: list[int]) -> None:
+    expected, compared = hypothesis(5, 6, 3, likely=-0.5), hypothesis(5, 7, 8, 3, likely=-0.6)
+
+    def read(numbers: Sequence[int], tokens: Sequence[tuple[int, ...]]) -> list[Hypothesis]:
+        return [hypothesis(*each, likely=likely if each == (9, 3) else -0.5) for each in tokens]
+
+    assert unexplained([found], [expected], [[compared]], read, 0.02) == lost
+
+
+def test_a_search_that_goes_wrong_only_unwatched_counts(
+    lively_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that is compared step by step is right; the others are not."""
+    company = Translator.company
+
+    def planted(self: Translator, sources: Sequence[list[int]], prefixes: Sequence[tuple[int, ...]] = ()) -> object:
+        found = company(self, sources, prefixes)
+        if self.beam_size > 1 and not self.mirrored and self.device != "cpu" and len(sources) > 1:
+            found[2] = Hypothesis([9, 9, 9, 3], [-0.1] * 4, "stop")
+        return found
+
+    monkeypatch.setattr(Translator, "company", planted)
+    start = Translator.__init__
+
+    def noting(self: Translator, runtime: object, rows: int, beam: int = 1, device: str = "cuda") -> None:
+        start(self, runtime, rows, beam, device)  # type: ignore[arg-type]
+        self.mirrored, self.device = isinstance(runtime, MirroredRuntime), device  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Translator, "__init__", noting)
+    result = sentences.check(lively_bundle("fp16"), lively_bundle("fp32", "standard"), "fake", 12, 3, 16, 4)
+    assert result["wrong"] == 1
+    assert result["search"]["unexplained"] == [2]  # type: ignore[index]
+    assert result["search"]["unexplained_alone"] == []  # type: ignore[index]
 
 
 def test_a_right_device_passes_and_a_fault_does_not(

@@ -1,5 +1,6 @@
 """The sentences of the checks on a card, and the engine that translates them."""
 
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from serving.runtime.interface import Runtime
 from tests.gpu.devices import settings_on
 
 ROOT = Path(__file__).resolve().parents[2]
+NEAR_TIE = 0.02
+"""In nats: `export.agreement.NEAR_TIE`, which cannot be read without torch."""
 PATIENCE = 600.0
 """Seconds after which a translation counts as hung."""
 
@@ -43,6 +46,23 @@ def sources(folder: Path, manifest: Manifest, count: int) -> list[list[int]]:
     return [found[index * len(found) // count] for index in range(count)] if count < len(found) else found
 
 
+def joined(folder: Path, manifest: Manifest, count: int, generator: random.Random) -> list[list[int]]:
+    """``count`` sources of several sentences each, of all lengths up to what the bundle in ``folder`` takes."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    most = manifest.limits.source_tokens
+    by_target = {target: [text for text, other in texts() if other == target] for _, target in manifest.pairs}
+    found = []
+    for _ in range(count):
+        target, wanted = generator.choice(sorted(by_target)), generator.randint(2, most)
+        source: list[int] = []
+        several: list[str] = []
+        while len(source) < wanted:
+            several.append(generator.choice(by_target[target]))
+            source = tokenizer.source(" ".join(several), target)
+        found.append([*source[: wanted - 1], source[-1]])  # the end token stays
+    return found
+
+
 class Translator:
     """An engine over a runtime, for searches of ``beam_size``; one sentence may be in any company."""
 
@@ -54,7 +74,8 @@ class Translator:
     def company(self, sources: Sequence[list[int]], prefixes: Sequence[tuple[int, ...]] = ()) -> list[Hypothesis]:
         """The best hypothesis for each of ``sources``, all at once.
 
-        With ``prefixes`` only these are read, and their log-probabilities are what is wanted.
+        With ``prefixes`` only these are read, and their log-probabilities are what is wanted. Of one as long as a
+        translation can be, the last token is not: the model reads none.
         """
         jobs = [self._job(source, prefixes[index] if prefixes else ()) for index, source in enumerate(sources)]
         self._engine.submit(jobs)
@@ -65,6 +86,7 @@ class Translator:
         return [hypothesis for source in sources for hypothesis in self.company([source])]
 
     def _job(self, source: list[int], prefix: tuple[int, ...]) -> TranslationJob:
+        prefix = prefix[: self._most - 1]
         most = len(prefix) or min(self._most, self.model.default_limit(len(source)))
         decoding = Decoding(most, beam_size=1 if prefix else self.beam_size, prefix=prefix)
         return translation(source, decoding, time.monotonic() + PATIENCE)
