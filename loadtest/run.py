@@ -98,7 +98,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.rate is not None and options.rate <= 0:
         parser.error("--rate is to be more than 0")
     for flag, given in (("--bundle", options.bundle), ("--no-ray", options.no_ray), ("--gpus", options.gpus)):
-        if options.url and given:
+        if options.url is not None and given not in (None, False):
             parser.error(f"{flag} is for a service that is started here, not for one at --url")
     return options
 
@@ -130,7 +130,7 @@ def _service(options: argparse.Namespace) -> Iterator[tuple[str, Started | None]
     begin = time.monotonic()
     arguments = ["--no-ray"] if options.no_ray else []
     for flag, given in (("--bundle", options.bundle), ("--gpus", options.gpus)):
-        arguments += [flag, given] if given else []
+        arguments += [flag, given] if given is not None else []
     with dragoman(options.port, *arguments) as server:
         body = json.dumps({"text": Visitor.sentences[0]}).encode()
         with urllib.request.urlopen(f"{server.url}/v1/translate", body, timeout=60) as answer:

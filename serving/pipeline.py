@@ -95,7 +95,8 @@ class Pipeline:
         try:
             self.engine = Engine(runtime, batch, *limits, lambda: probes and prove(runtime, batch, probes))
         except SelfCheckError as error:
-            raise BundleError(folder, [f"on this computer it is wrong: {error}"]) from None
+            way_out = "install the versions of constraints.txt, or export it again"
+            raise BundleError(folder, [f"on this computer it is wrong: {error}; {way_out}"]) from None
 
     @classmethod
     def offline(cls, settings: Settings) -> "Pipeline":

@@ -42,7 +42,7 @@ def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
         serve.run(application(settings.model_dump()), name=NAME, route_prefix="/")
     except KeyboardInterrupt:
         return
-    except (RuntimeError, OSError, RayError) as error:
+    except (RuntimeError, ValueError, OSError, RayError) as error:
         raise no_replica(_reason() or str(error)) from None
     finally:
         stop.interrupts = False

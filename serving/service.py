@@ -29,7 +29,7 @@ def run(
     # All that can be known to be wrong is said before Ray or a replica starts, which takes seconds.
     with holding(settings):
         manifest = read_manifest(settings.bundle)
-        check_device(settings.bundle, manifest, settings.device, settings.whole_gpus)
+        check_device(settings.bundle, manifest, settings.device, settings.gpus, settings.whole_gpus)
         stop = Stop()
         starting(manifest)
         if ray:

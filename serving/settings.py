@@ -22,9 +22,15 @@ GPU_CORES = 2
 """Of a replica on a GPU: one for its engine, one for HTTP and tokens."""
 
 
+LEAST_PART = 0.01
+"""Of a GPU; a smaller one would not hold a model."""
+
+
 def _a_gpu_or_a_part(gpus: float) -> float:
-    if not 0 <= gpus <= 1:
-        raise ValueError("a replica computes on one GPU at most, so it must be from 0 to 1 (for more, set replicas)")
+    if not (gpus == 0 or LEAST_PART <= gpus <= 1):
+        raise ValueError(
+            f"must be 0, or from {LEAST_PART} to 1: a replica computes on one GPU (for more, set replicas)"
+        )
     return gpus
 
 
@@ -49,7 +55,7 @@ class Settings(BaseSettings):
 
     bundle: Annotated[Path, BeforeValidator(locate)] = Field(DEFAULT, validate_default=True)
     """The bundle to serve: the name of one that ships (en-de-base, en-de-small), or a folder."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """The address to listen on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """The port to listen on."""

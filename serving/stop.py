@@ -23,16 +23,20 @@ class Stop:
         self._first = 0.0
         # A handler may run in the middle of anything, so it takes no lock.
         self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
         self.listen()
 
     def listen(self) -> None:
         """Take signals from now on, whoever took them before."""
         for number in SIGNALS:
             signal.signal(number, self._take)
+        # The system may give a signal to any thread. Python handles it in the main one, which must wake up for that.
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
     def wait(self) -> None:
         """Return when an end has been asked for."""
-        os.read(self._woken, 1)
+        while not self.asked:
+            os.read(self._woken, 1)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
@@ -44,6 +48,5 @@ class Stop:
             return
         self._first = time.monotonic()
         self.asked = True
-        os.write(self._wake, b"!")
         if self.interrupts:
             raise KeyboardInterrupt

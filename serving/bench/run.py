@@ -19,6 +19,7 @@ from serving.bench.contestants import ENTRANTS, Entrant
 from serving.bench.machine import Machine, describe
 from serving.bench.rounds import CUDA_BATCHES, Cell, Plan, Result, Skipped, measure
 from serving.bench.subjects import FIXED_TOKENS, PAPER, prepare
+from serving.runtime.devices import check_gpus
 
 console = Console(stderr=True, highlight=False)
 LEAST_SENTENCES = 32
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     skipped: list[Skipped] = []
     status = 0
     try:
+        if options.device == "cuda" and any(entrant.engine == "dragoman" for entrant in options.engines):
+            check_gpus(1)
         options.output.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before than after
         with console.status("measuring how fast this machine multiplies matrices"):
             machine = describe(options.threads, PACKAGES, options.device)
@@ -112,10 +115,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     for name, read, said in (
         ("models", _models, f"{', '.join([*shipped(), PAPER])} or a checkpoint's folder"),
-        ("rows", _list(_count), "sentences in a batch"),
-        ("threads", _list(_count), "threads an engine computes with"),
+        ("rows", _list(whole_number), "sentences in a batch"),
+        ("threads", _list(whole_number), "threads an engine computes with"),
         ("search", _list(_search), "greedy, or a beam of 4"),
-        ("repeats", _count, "rounds in which every engine is measured once"),
+        ("repeats", whole_number, "rounds in which every engine is measured once"),
     ):
         also = "" if FULL[name] == CUDA[name] else f"; on a GPU {CUDA[name]}"
         parser.add_argument(f"--{name}", type=read, metavar="…", help=f"{said} ({FULL[name]}{also})")
@@ -146,7 +149,8 @@ def _list(read: Callable[[str], T]) -> Callable[[str], list[T]]:
     return lambda text: list(dict.fromkeys(read(part) for part in text.split(",")))
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """A whole number above 0, for argparse."""
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)

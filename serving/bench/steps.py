@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.bundle import BundleError, locate, read_manifest
+from serving.bench.run import whole_number
 from serving.engine.decoding import Decoding
 from serving.engine.engine import Engine
 from serving.engine.jobs import translation
@@ -31,6 +32,7 @@ from serving.runtime.interface import Runtime
 SOURCE_TOKENS = 32
 FEWER, MORE = 8, 24
 """Target tokens of the two lengths between which steps are timed."""
+MOST_ROWS = 4096
 TRIED = 256
 """Random sources among which some are looked for whose translation does not end too soon."""
 
@@ -141,26 +143,36 @@ def _median(once: Callable[[], float], repeats: int) -> float:
     return median(once() for _ in range(repeats))
 
 
+def _rows(text: str) -> list[int]:
+    rows = [whole_number(each) for each in text.split(",")]
+    if max(rows) > MOST_ROWS:
+        raise argparse.ArgumentTypeError(f"{max(rows)} rows are more than {MOST_ROWS}")
+    return rows
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command with ``arguments``; returns the exit status."""
     parser = argparse.ArgumentParser("python -m serving.bench.steps", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("bundle", help="a bundle that ships, or a folder")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to compute on (cpu)")
-    parser.add_argument("--rows", default="1,32,128", help="rows of a step, separated by commas (1,32,128)")
-    parser.add_argument("--threads", type=int, default=1, help="threads to compute with on the CPU (1)")
+    parser.add_argument(
+        "--rows", type=_rows, default=[1, 32, 128], help=f"rows of a step, {MOST_ROWS} at most, by commas (1,32,128)"
+    )
+    parser.add_argument("--threads", type=whole_number, default=1, help="threads to compute with on the CPU (1)")
     parser.add_argument(
         "--cuda-graphs", action="store_true", help="record steps on a GPU, as the setting cuda_graphs does"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each figure (5)")
+    parser.add_argument("--repeats", type=whole_number, default=5, help="measurements of each figure (5)")
     options = parser.parse_args(arguments)
+    if options.cuda_graphs and options.device == "cpu":
+        parser.error("--cuda-graphs is for --device cuda: a CPU records no steps")
     console = Console(stderr=True, highlight=False)
     try:
-        rows = [int(count) for count in options.rows.split(",")]
         folder = locate(options.bundle)
         manifest, graphs = read_manifest(folder), options.cuda_graphs
         runtime = runtime_on(options.device, folder, manifest, options.threads, cuda_graphs=graphs)
-        found = measure(runtime, rows, options.repeats)
+        found = measure(runtime, options.rows, options.repeats)
     except (BundleError, ValueError) as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2

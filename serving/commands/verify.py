@@ -30,6 +30,8 @@ def verify(
 
     if device not in DEVICES:
         fail(f"--device is {device!r}; it takes {' or '.join(DEVICES)}")
+    if cuda_graphs and device == "cpu":
+        fail("--cuda-graphs is for --device cuda: a CPU records no steps")
     folder = locate(bundle)
     console = Console()
     rows = Settings.model_fields["rows"].get_default(

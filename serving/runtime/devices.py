@@ -32,26 +32,31 @@ class DeviceError(BundleError):
         self.faults = [message]
 
 
-def check_device(folder: Path, manifest: Manifest, device: str, gpus: int = 1) -> None:
+def check_device(folder: Path, manifest: Manifest, device: str, part: float = 1, gpus: int = 1) -> None:
     """DeviceError when ``device`` ("cpu" or "cuda") cannot run the bundle in ``folder``, or there are not as many
-    ``gpus``. It starts nothing on a GPU."""
+    ``gpus``, of which a replica has a ``part`` each. It starts nothing on a GPU."""
     if device == "cuda":
         _check_bundle(folder, manifest)
-    if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        check_gpus(gpus)
+        _memory(manifest, part)
+
+
+def check_gpus(gpus: int) -> None:
+    """DeviceError when this process cannot compute on as many ``gpus``."""
+    if ort.CUDA not in onnxruntime.get_available_providers():
         raise DeviceError(
-            f"{device} was asked for, but the package onnxruntime that is installed has no {PROVIDERS[device]}: in an "
-            "environment of its own, pip install '.[gpu]' (in a clone: make serve GPU=1)"
+            f"cuda was asked for, but the package onnxruntime that is installed has no {ort.CUDA}: in an environment "
+            "of its own, pip install '.[gpu]' (in a clone: make serve GPU=1 BUNDLE=FOLDER)"
         )
-    if device == "cuda":
-        try:
-            found = len(gpu_memory())
-        except DriverError as error:
-            raise DeviceError(str(error)) from None
-        if found < gpus:
-            raise DeviceError(
-                f"the replicas take {gpus} GPUs, and this process may use {found}: choose fewer replicas or "
-                "max_replicas, or let several share a GPU, such as gpus 0.5"
-            )
+    try:
+        found = len(gpu_memory())
+    except DriverError as error:
+        raise DeviceError(str(error)) from None
+    if found < gpus:
+        raise DeviceError(
+            f"the replicas take {gpus} GPUs, and this process may use {found}: choose fewer replicas or max_replicas, "
+            "or a smaller gpus, so that more of them share a GPU"
+        )
 
 
 def _check_bundle(folder: Path, manifest: Manifest) -> None:
@@ -84,7 +89,7 @@ def runtime_on(
 
     On a GPU it has ``gpus`` of the memory, and may record steps (``cuda_graphs``, see `serving.runtime.cuda`).
     """
-    check_device(folder, manifest, device)
+    check_device(folder, manifest, device, gpus)
     return unchecked_runtime(device, folder, manifest, threads, gpus, cuda_graphs)
 
 
@@ -138,6 +143,6 @@ def _memory(manifest: Manifest, gpus: float) -> tuple[int | None, int | None]:
     if graph < least:
         raise DeviceError(
             f"gpus {gpus:g} of a GPU with {whole / 2**30:.1f} GiB leaves each graph {max(0, graph) >> 20} MiB, and "
-            f"this bundle's want {least >> 20}: let fewer replicas share a GPU"
+            f"this bundle's want {least >> 20}: choose a larger gpus, so that fewer replicas share a GPU"
         )
     return graph, half // 2

@@ -113,8 +113,8 @@ def test_a_replica_that_cannot_start_is_told_in_the_line_that_ray_would_give(tin
 def test_what_has_come_is_answered_after_a_signal_that_comes_twice(tiny_bundle: Path) -> None:
     """As it does when a terminal sends it to everybody and a parent passes it on."""
     with started(tiny_bundle, "--no-ray", "--cpus", "1") as service, ThreadPoolExecutor(3) as threads:
-        asked = [threads.submit(service.translate, "Hello there. " * 100, ', "min_tokens": 60') for _ in range(3)]
-        time.sleep(0.5)
+        asked = [threads.submit(service.translate, "Hello there. " * 400, ', "min_tokens": 60') for _ in range(3)]
+        time.sleep(0.3)
         assert not any(each.done() for each in asked)
         for _ in range(2):
             service.process.send_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ from tests.service import dragoman, free_port
         (["--rows", "0"], {}, "setting rows: Input should be greater than 0, not 0"),
         ([], {"DRAGOMAN_PORT": "abc"}, "setting port: "),
         ([], {"DRAGOMAN_PROT": "1"}, "unknown in the environment: DRAGOMAN_PROT"),
-        (["--gpus", "2"], {}, "setting gpus: a replica computes on one GPU at most, so it must be from 0 to 1"),
+        (["--gpus", "2"], {}, "setting gpus: must be 0, or from 0.01 to 1: a replica computes on one GPU"),
         (
             ["--gpus", "1"],
             {},

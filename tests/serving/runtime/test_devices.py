@@ -127,7 +127,7 @@ def test_a_package_without_cuda_is_refused_with_the_one_to_install(fp16: Path) -
 
 def test_a_gpu_that_is_not_there_is_refused(fp16: Path, limits: list[Given], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="the replicas take 2 GPUs, and this process may use 1"):
-        check_device(fp16, read_manifest(fp16), "cuda", 2)
+        check_device(fp16, read_manifest(fp16), "cuda", gpus=2)
     plant(monkeypatch, None)
     with pytest.raises(DeviceError, match="no driver for NVIDIA's GPUs here"):
         check_device(fp16, read_manifest(fp16), "cuda")
