@@ -39,7 +39,7 @@ COMMANDS = [
     ["encode", "--bundle", SMALL],
     ["export", "--list", SMALL],
     pytest.param(["export", "{checkpoint}", "{folder}/bundle"], id="export", marks=pytest.mark.slow),
-    pytest.param(["evaluate", SMALL, "--data", "{pairs}"], id="evaluate"),
+    pytest.param(["evaluate", SMALL, "--data", "{pairs}"], id="evaluate", marks=pytest.mark.slow),
     pytest.param(["vectors", "evaluate", SMALL, "--data", "{pairs}"], id="vectors", marks=pytest.mark.slow),
     pytest.param(
         ["loadtest", "--bundle", SMALL, "--users", "2", "--seconds", "2", "--port", "{port}"],
@@ -49,6 +49,7 @@ COMMANDS = [
     pytest.param(
         ["loadtest", "--no-ray", "--bundle", SMALL, "--users", "2", "--seconds", "2", "--port", "{port}"],
         id="loadtest and serve without Ray",
+        marks=pytest.mark.slow,
     ),
     pytest.param(["bench", "--quick"], id="bench", marks=pytest.mark.slow),
 ]

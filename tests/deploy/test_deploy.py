@@ -131,6 +131,7 @@ def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
         assert [each for each in listening(family(process.pid)) if not each.loopback] == []
 
 
+@pytest.mark.slow
 def test_a_wheel_carries_what_serving_needs(tmp_path: Path) -> None:
     source = tmp_path / "source"  # building leaves folders behind
     left_out = shutil.ignore_patterns(".git", ".venv*", "*.egg-info", "__pycache__", ".*_cache", "build")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.gpu.report import Stage, headline, last_json, run_all, summary, table
 
@@ -52,6 +53,7 @@ def test_a_stage_that_fails_or_hangs_does_not_keep_the_next_from_running(tmp_pat
     assert "first" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_of_a_stage_is_left_that_took_too_long(tmp_path: Path) -> None:
     """Neither what it has started in a session of its own, nor what that has started."""
     sleep = "[sys.executable, '-c', 'import time; time.sleep(600)']"

@@ -27,6 +27,7 @@ def serve(bundle: Path, port: int, *options: str) -> list[str]:
     return [*command, "--cpus", "1", *options]
 
 
+@pytest.mark.slow
 def test_two_replicas_share_a_gpu_and_its_memory(lively_bundle: Callable[..., Path], planted: dict[str, str]) -> None:
     port = free_port()
     command = serve(lively_bundle("fp16"), port, "--gpus", "0.5", "--replicas", "2")
@@ -44,6 +45,7 @@ def test_two_replicas_share_a_gpu_and_its_memory(lively_bundle: Callable[..., Pa
     assert 0 < 2 * 5 * int(memory) < 80 << 30
 
 
+@pytest.mark.slow
 def test_a_gpu_whose_memory_is_full_is_one_line(lively_bundle: Callable[..., Path], planted: dict[str, str]) -> None:
     (Path(planted["GPUS"]) / "full").touch()
     command = serve(lively_bundle("fp16"), free_port(), "--gpus", "1")

@@ -68,6 +68,7 @@ def beam_as_ctranslate2(model: Transformer, source: list[int], size: int, limit:
     return max(ended, key=lambda hypothesis: hypothesis[0] / len(hypothesis[1]))[1]
 
 
+@pytest.mark.slow
 def test_beam_tokens_equal_the_reference_with_its_rule_for_ending(
     small: Checkpoint, converted: Path, sources: list[list[int]]
 ) -> None:

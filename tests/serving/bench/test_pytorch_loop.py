@@ -155,6 +155,7 @@ def test_what_fails_on_a_gpu_is_left_out_and_said(model: Transformer, monkeypatc
     assert loop.setting == f"eager; torch.compile and CUDA graphs {failed}; CUDA graphs {failed}"
 
 
+@pytest.mark.slow
 def test_a_trained_models_batches_shrink_and_the_rest_goes_on(
     small: Checkpoint, sentences: list[str], static: bool
 ) -> None:

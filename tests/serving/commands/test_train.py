@@ -85,6 +85,7 @@ def test_training_that_cannot_begin_says_why(tmp_path: Path, arguments: list[str
     assert "default" not in refused.stderr.decode()
 
 
+@pytest.mark.slow
 def test_trains_and_evaluates_from_the_command_line(tmp_path: Path, sentences: list[str]) -> None:
     data = tmp_path / "pairs.tsv"
     more = tmp_path / "more.tsv"

@@ -47,6 +47,7 @@ def test_what_cannot_be_encoded_is_named_and_what_was_done_is_shown(data: Path, 
     assert refused.stderr.decode().strip() == "--languages is 'en': name two, such as en-de"
 
 
+@pytest.mark.slow
 def test_fits_a_checkpoint_and_says_what_is_wrong(tmp_path: Path, data: Path) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(checkpoint.locate(SMALL), folder)
