@@ -87,7 +87,8 @@ def run(stage: Stage, seconds: float, folder: Path, log: Path) -> Outcome:
         noted.write(said := output.read())
     result = last_json(said)
     # Of a stage that gave no result, its last words are the reason.
-    words = [line for line in log.read_text(encoding="utf-8", errors="replace")[start:].splitlines() if line.strip()]
+    noted_now = log.read_bytes()[start:].decode(errors="replace")
+    words = [line for line in noted_now.splitlines() if line.strip()]
     reason = ""
     if timed_out:
         reason = f"it took longer than {seconds:.0f} s"

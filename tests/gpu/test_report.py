@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.gpu.report import Stage, headline, last_json, run_all, summary, table
+from tests.gpu.report import Stage, headline, last_json, run, run_all, summary, table
 
 
 def python(name: str, code: str, seconds: float = 60) -> Stage:
@@ -112,3 +112,10 @@ def test_what_was_measured_of_engines_is_a_headline_by_its_name() -> None:
         "1 graph_ms": 0.25,
         "dragoman fp16 256 tokens_per_second": 9.0,
     }
+
+
+def test_a_stages_last_words_are_its_own_whatever_others_have_written(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("ü" * 1000, encoding="utf-8")
+    stage = Stage("speaks", [sys.executable, "-c", "import sys; sys.exit('why it failed')"], 30)
+    assert run(stage, 30, tmp_path, log).reason == "status 1: why it failed"
