@@ -10,6 +10,7 @@ GPU_VENV := .venv-gpu
 BIN := $(VENV)/bin
 INSTALL := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PIP := $(BIN)/python $(INSTALL)
+override GPU := $(or $(strip $(GPU)),0)
 OPTIONS := $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 .PHONY: serve bundle-for-gpu test test-all faults lint loadtest bench clean
@@ -24,7 +25,11 @@ endif
 
 # Before two gigabytes are installed.
 bundle-for-gpu:
-	@test -n "$(BUNDLE)" || { echo "a GPU needs a bundle in fp16, and none ships: make .venv/.dev, then" \
+	@echo "$(GPU)" | grep -Eqx '1(\.0*)?|0?\.[0-9]*[1-9][0-9]*' || \
+		{ echo "GPU is $(GPU): it takes 1, or a part of a GPU such as 0.5, or 0 for the CPU" >&2; exit 1; }
+	@test -n "$(BUNDLE)" && test -f "$(BUNDLE)/manifest.json" && \
+		! grep -Eq '"precision": *"int8"' "$(BUNDLE)/manifest.json" || \
+		{ echo "a GPU needs a bundle in fp16, and none ships: make .venv/.dev, then" \
 		".venv/bin/dragoman export en-de-base FOLDER --precision fp16, then make serve GPU=$(GPU) BUNDLE=FOLDER" >&2; exit 1; }
 
 test: $(VENV)/.dev lint

@@ -33,7 +33,11 @@ PART = 32 << 20
 MEGABYTES = 49
 LIST = 64 << 10
 """Bytes that are kept for the list of parts, which every batch has."""
-CHECKPOINT = ROOT / "model" / "pretrained" / "en-de-base"
+LEAST = -(-(PART + LIST) // 10**6)
+"""Megabytes of a batch in which any part has room."""
+PRETRAINED = ROOT / "model" / "pretrained"
+CHECKPOINT = ("config.json", "model.safetensors", "tokenizer.model")
+"""The files that a checkpoint has: `model.checkpoint` says so, which cannot be read without torch."""
 RUNTIME = "onnxruntime-gpu"
 LEFT_OUT = ("libonnxruntime_providers_tensorrt.so",)
 THERE = (
@@ -59,12 +63,17 @@ def packages(there: set[str]) -> list[str]:
 
 
 def pip(python: str, *arguments: str) -> None:
-    """Run pip for another machine's ``python`` (such as 3.12); CalledProcessError when it fails."""
+    """Run pip for another machine's ``python`` (such as 3.12); SystemExit says in one line why it fails."""
     platforms = [f"--platform={platform}_x86_64" for platform in PLATFORMS]
     target = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *platforms]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments, *target], check=True
-    )
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments, *target]
+    ended = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, errors="replace")
+    if ended.returncode:
+        lines = [line for line in ended.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR: ")]
+        # The first says what is wrong, those after it what comes of that.
+        fault = [*errors, *lines[-1:], f"status {ended.returncode}"][0]
+        sys.exit(f"pip failed: {fault.removeprefix('ERROR: ')}")
 
 
 def install(site: Path, python: str, there: set[str]) -> None:
@@ -130,17 +139,76 @@ def write_batches(archive: BinaryIO, out: Path, limit: int) -> list[Path]:
     return list(filled)
 
 
+def megabytes(text: str) -> int:
+    """The size of a batch; ArgumentTypeError unless a part has room in it."""
+    if not (text.isdecimal() and int(text) >= LEAST):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {LEAST} or more: a part must have room")
+    return int(text)
+
+
+def python_version(text: str) -> str:
+    """A Python such as 3.12; ArgumentTypeError where it is none."""
+    if not re.fullmatch(r"3\.[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a Python's version, such as 3.12")
+    return text
+
+
+def checkpoint(text: str) -> Path:
+    """The folder of a checkpoint, or of the one that ships by this name; ArgumentTypeError where files are missing."""
+    ships = [path.parent.name for path in sorted(PRETRAINED.glob("*/config.json"))]
+    folder = PRETRAINED / text if text in ships else Path(text)
+    missing = [name for name in CHECKPOINT if not (folder / name).is_file()]
+    if missing:
+        known = f"name a checkpoint's folder, or one that ships: {', '.join(ships)}"
+        raise argparse.ArgumentTypeError(f"{folder} has no {', no '.join(missing)}; {known}")
+    return folder
+
+
+def make_empty(out: Path) -> None:
+    """Make the folder ``out``; SystemExit where it cannot be, or holds something."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = any(out.iterdir())
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        sys.exit(f"{out} cannot be written to: {error.strerror}; name a new folder")
+    if held:
+        sys.exit(f"{out} is not empty; name a new folder")
+
+
+def empty(out: Path) -> None:
+    """Remove all that has been written into ``out``."""
+    for path in out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def main(arguments: list[str]) -> None:
     """Prepare everything, and say how large it is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path, help="Folder to write; it must not exist or be empty.")
-    parser.add_argument("--python", default="3.12", help="The other machine's Python, such as 3.12.")
-    parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="Size of a batch at most.")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="The checkpoint to bring.")
+    parser.add_argument("--python", type=python_version, default="3.12", help="The other machine's Python.")
+    size = f"Size of a batch at most, {LEAST} or more."
+    parser.add_argument("--megabytes", type=megabytes, default=MEGABYTES, help=size)
+    bring = "The checkpoint to bring: a folder, or one that ships."
+    parser.add_argument("--checkpoint", type=checkpoint, default="en-de-base", help=bring)
     parser.add_argument("--there", default=THERE, help="Packages not to bring: the other machine has them.")
     options = parser.parse_args(arguments)
-    if options.out.is_dir() and any(options.out.iterdir()):
-        sys.exit(f"{options.out} is not empty; name a new folder")
+    make_empty(options.out)
+    try:
+        batches = prepare(options)
+    except BaseException:
+        empty(options.out)
+        raise
+    for batch in batches:
+        files = [path for path in batch.iterdir() if path.is_file()]
+        print(f"{batch}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
+
+
+def prepare(options: argparse.Namespace) -> list[Path]:
+    """Install everything, and write it in batches; returns their folders."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as archive:
         install(Path(folder, "site"), options.python, {normal(name) for name in options.there.split()})
         with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -148,10 +216,7 @@ def main(arguments: list[str]) -> None:
             tar.add(options.checkpoint, "checkpoint")
         print(f"{archive.tell() / 1e6:.0f} MB to carry; compressing them takes a minute or two", flush=True)
         archive.seek(0)
-        batches = write_batches(archive, options.out, options.megabytes * 10**6)
-    for batch in batches:
-        files = [path for path in batch.iterdir() if path.is_file()]
-        print(f"{batch}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
+        return write_batches(archive, options.out, options.megabytes * 10**6)
 
 
 if __name__ == "__main__":

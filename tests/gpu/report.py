@@ -94,7 +94,10 @@ def run(stage: Stage, seconds: float, folder: Path, log: Path) -> Outcome:
         reason = f"it took longer than {seconds:.0f} s"
     elif process.returncode:
         verdict = result if isinstance(result, dict) else {}
-        reason = "its check failed" if verdict.get("passed") is False else (words or ["it said nothing"])[-1]
+        if verdict.get("passed") is False:
+            reason = verdict.get("reason") or "its check failed"
+        else:
+            reason = (words or ["it said nothing"])[-1]
         reason = f"status {process.returncode}: {reason[:300]}"
     return Outcome(stage.name, not reason, round(time.monotonic() - begin, 1), reason, result)
 

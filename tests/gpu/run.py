@@ -6,12 +6,14 @@ JSON and a table. What stages need of room lies in a temporary folder.
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from tests.gpu import figures
 from tests.gpu.exports import BUNDLES
@@ -21,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVED = "fp16-fused"
 REFERENCE = "fp32-standard"
 GRAPHS = "--cuda-graphs"
+EXPORT = "export"
+"""The stage that writes the bundles that the others read."""
 PEER_LIBRARIES = {"libcublas.so.12": "libcublas.so.13", "libcublasLt.so.12": "libcublasLt.so.13"}
 """What CTranslate2 opens by name, and what a machine with CUDA 13 has in its place."""
 
@@ -52,8 +56,8 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     # Where there is no card, only the fake device has a memory of its own to plant faults in.
     faulty = "fake" if device == "cpu" else device
     few = ("--count", "12") if quick else ()
-    yield Stage("environment", module("tests.gpu.environment"), 60)
-    yield Stage("export", module("tests.gpu.exports", options.checkpoint, str(bundles)), 240)
+    yield Stage("environment", module("tests.gpu.environment", "--device", device), 60)
+    yield Stage(EXPORT, module("tests.gpu.exports", options.checkpoint, str(bundles)), 240)
     for name in BUNDLES:
         yield Stage(f"placement {name}", module("tests.gpu.placement", bundle(name), "--device", device), 60)
         yield Stage(f"verify {name}", module("serving.cli", "verify", bundle(name), "--device", device), 60)
@@ -97,19 +101,58 @@ def stages(options: argparse.Namespace, work: Path) -> Iterator[Stage]:
     yield faults("fp16-standard")
 
 
-def prove(options: argparse.Namespace, work: Path, out: Path) -> list[Outcome]:
-    """Run the stages that ``options`` ask for, with ``work`` for what they leave, and judge the figures of a card."""
-    options.bundles = (options.bundles or work / "bundles").resolve()
-    chosen = [
-        stage
-        for stage in stages(options, work)
-        if not options.only or stage.name.startswith(tuple(options.only.split(",")))
-    ]
+def refuse(reason: str) -> NoReturn:
+    """End with ``reason`` in one line, and status 2."""
+    print(reason, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def choose(options: argparse.Namespace, work: Path) -> list[Stage]:
+    """The stages that ``options`` ask for; SystemExit where ``--only`` names none, or one whose bundles are missing."""
+    every = list(stages(options, work))
+    if options.only is None:
+        return every
+    words = tuple(filter(None, map(str.strip, options.only.split(","))))
+    unknown = [word for word in words if not any(stage.name.startswith(word) for stage in every)]
+    if unknown or not words:
+        fault = f"no stage begins with {', '.join(unknown)}" if unknown else "--only names no stage"
+        refuse(f"{fault}; the stages are: {', '.join(stage.name for stage in every)}")
+    chosen = [stage for stage in every if stage.name.startswith(words)]
+    read = {name for name in BUNDLES for stage in chosen if str(options.bundles / name) in stage.command}
+    missing = [name for name in BUNDLES if name in read and not (options.bundles / name / "manifest.json").exists()]
+    if missing and not any(stage.name == EXPORT for stage in chosen):
+        refuse(f"there is no bundle {', '.join(missing)}: run the stage {EXPORT} first, or name --bundles")
+    return chosen
+
+
+def make_ready(out: Path) -> None:
+    """Make the folder ``out`` without what an earlier run has found; SystemExit where it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("results.jsonl", "log.txt", "table.md"):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        refuse(f"{out} cannot be written to: {error.strerror}; OUT is a folder")
+
+
+def prove(chosen: Sequence[Stage], options: argparse.Namespace, out: Path) -> list[Outcome]:
+    """Run the ``chosen`` stages, and judge the figures of a card."""
     outcomes = run_all(chosen, options.seconds, ROOT, out)
     if options.device == "cuda" and not options.quick and (judged := figures.judge(outcomes, SERVED)):
         note(judged, out)
         outcomes.append(judged)
     return outcomes
+
+
+def seconds(text: str) -> float:
+    """A time to wait; ArgumentTypeError unless it is finite and above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -120,21 +163,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--bundles", type=Path, help="Where bundles are exported to; those that are there stay.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal.")
     parser.add_argument("--only", help="Stages that begin with one of these words, divided by commas.")
-    parser.add_argument("--seconds", type=float, default=570, help="All of it takes at most.")
+    parser.add_argument("--seconds", type=seconds, default=570, help="All of it takes at most.")
     parser.add_argument("--quick", action="store_true", help="Little of everything: a rehearsal.")
     options = parser.parse_args(arguments)
     out = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("results.jsonl", "log.txt", "table.md"):
-        (out / name).unlink(missing_ok=True)
     if Path(options.checkpoint).is_dir():
         options.checkpoint = str(Path(options.checkpoint).resolve())
-    # Whoever ends this ends the stage that runs, too, and leaves no bundles behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Not in OUT, from where only what is small comes back.
     with tempfile.TemporaryDirectory(prefix="dragoman-gpu-", ignore_cleanup_errors=True) as folder:
-        outcomes = prove(options, Path(folder), out)
-    passed = all(outcome.passed for outcome in outcomes)
+        options.bundles = (options.bundles or Path(folder, "bundles")).resolve()
+        chosen = choose(options, Path(folder))
+        make_ready(out)
+        # Whoever ends this ends the stage that runs, too, and leaves no bundles behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        outcomes = prove(chosen, options, out)
+    passed = bool(outcomes) and all(outcome.passed for outcome in outcomes)
     text = table(outcomes)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     said = summary(outcomes)

@@ -18,8 +18,12 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 options=()
 path=$root
 if [ "$carried" != - ]; then
+    if [ ! -d "$carried" ]; then
+        echo "there is no folder $carried: name the one that tests/gpu/unpack.py has unpacked into, or -" >&2
+        exit 2
+    fi
     carried=$(cd "$carried" && pwd)
-    if [ ! -e "$carried/ready" ]; then
+    if [ ! -e "$carried/ready" ] || [ ! -d "$carried/site" ] || [ ! -d "$carried/checkpoint" ]; then
         echo "$carried is not complete: run tests/gpu/unpack.py until it says that it is ready" >&2
         exit 2
     fi

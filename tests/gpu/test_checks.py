@@ -1,5 +1,6 @@
 """The other checks on a card, on the fake device and with faults of their own."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from export.bundle import GRAPHS, read_manifest
 from serving.runtime.selfcheck import Proof
-from tests.gpu import faults, memory, placement
+from tests.gpu import environment, exports, faults, memory, placement
+from tests.gpu.pretend import build
 from tests.gpu.work import sources, texts
 
 
@@ -120,3 +122,44 @@ def test_a_graph_that_is_refused_is_named(tiny_bundle: Path, monkeypatch: pytest
     result = placement.check(tiny_bundle, "cpu")
     assert not result["passed"]
     assert result["astray"] == {"attention": "attention.onnx: MatMul (one) would not be computed on the GPU"}
+
+
+@pytest.mark.parametrize("said", ["", "No devices were found"])
+def test_a_machine_without_a_card_is_none_for_its_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    smi(tmp_path, monkeypatch, "true", said)
+    result = environment.check("cuda")
+    assert not result["passed"]
+    assert str(result["reason"]).startswith(f"there is no GPU: {said}")
+    assert environment.check("cpu")["passed"]
+
+
+def test_onnxruntime_for_cuda_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi(tmp_path, monkeypatch, "true", "A card, 580.1, 1000 MiB, 1 MiB")
+    monkeypatch.setattr(environment.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    fault = "ONNX Runtime has no CUDAExecutionProvider: install onnxruntime-gpu in place of onnxruntime"
+    assert environment.check("cuda")["reason"] == fault
+    monkeypatch.setattr(environment.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert environment.check("cuda")["passed"]
+
+
+def test_an_export_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exports, "BUNDLES", {"one": ("--precision", "fp16")})
+    assert exports.main([str(tmp_path / "nothing"), str(tmp_path)]) == 1
+    said, log = capfd.readouterr()
+    result = json.loads(said)
+    assert list(result["failed"]) == ["one"]
+    assert result["reason"] == f"one: {result['failed']['one']}"
+    assert "config.json is missing" in log
+    assert result["failed"]["one"] == log.splitlines()[-1].strip(" -")
+
+
+@pytest.mark.parametrize("arguments", [[], ["one"], ["one", "two", "three"], ["one", "two"]])
+def test_a_card_is_pretended_of_two_folders(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: ")

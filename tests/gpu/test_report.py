@@ -22,6 +22,7 @@ def test_a_stage_that_fails_or_hangs_does_not_keep_the_next_from_running(tmp_pat
         [
             python("good", """print('first'); print('{"rate": 3.0, "passed": true}')"""),
             python("bad", """print('{"wrong": 2, "passed": false}'); raise SystemExit(1)"""),
+            python("explained", """print('{"passed": false, "reason": "why"}'); raise SystemExit(1)"""),
             python("broken", "raise ValueError('no card')"),
             python("hung", child, seconds=1),
             python("last", "import json, os; print(json.dumps({'given': os.environ['GIVEN']}))"),
@@ -34,13 +35,14 @@ def test_a_stage_that_fails_or_hangs_does_not_keep_the_next_from_running(tmp_pat
     assert [(each.stage, each.passed, each.reason) for each in outcomes] == [
         ("good", True, ""),
         ("bad", False, "status 1: its check failed"),
+        ("explained", False, "status 1: why"),
         ("broken", False, "status 1: ValueError: no card"),
         ("hung", False, "it took longer than 1 s"),
         ("last", True, ""),
     ]
     assert outcomes[-1].result == {"given": "yes"}
     written = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [each["stage"] for each in written] == ["good", "bad", "broken", "hung", "last"]
+    assert [each["stage"] for each in written] == ["good", "bad", "explained", "broken", "hung", "last"]
     assert written[1]["result"] == {"wrong": 2, "passed": False}
     said = summary(outcomes)
     assert said["good"] | {"seconds": 0} == {"passed": True, "seconds": 0, "figures": {"rate": 3.0}}

@@ -1,5 +1,6 @@
 """run.sh as it is called: whatever else is on the machine, and whatever an earlier run has left."""
 
+import argparse
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
+from tests.gpu import run
 from tests.processes import alive, within
 
 
@@ -87,3 +89,90 @@ def test_who_ends_it_ends_its_stage_and_leaves_nothing(tmp_path: Path) -> None:
     assert ran.returncode == 128 + signal.SIGTERM
     assert alive(started) == []
     assert list((tmp_path / "room").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (
+            ["--only", "nothing"],
+            "no stage begins with nothing; the stages are: environment, export, placement fp16-fused",
+        ),
+        (["--only", "env,sentence,no,more"], "no stage begins with no, more; the stages are: environment, export, "),
+        (["--only", " ,"], "--only names no stage; the stages are: environment, export, "),
+        (
+            ["--only", "verify"],
+            "there is no bundle fp16-fused, fp16-standard, fp32-standard: run the stage export first",
+        ),
+        (
+            ["--only", "verify fp16-s"],
+            "there is no bundle fp16-standard: run the stage export first, or name --bundles",
+        ),
+    ],
+)
+def test_stages_that_cannot_run_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], fault: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main([str(tmp_path / "out"), *arguments])
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(fault)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1", "long"])
+def test_seconds_are_a_number_above_0(tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main([str(tmp_path / "out"), f"--seconds={seconds}"])
+    assert ended.value.code == 2
+    assert f"argument --seconds: '{seconds}' is not a number of seconds above 0" in capsys.readouterr().err
+
+
+def options(folder: Path, only: str) -> argparse.Namespace:
+    return argparse.Namespace(device="cuda", quick=True, bundles=folder, checkpoint="en-de-small", only=only)
+
+
+def test_empty_words_name_no_stage(tmp_path: Path) -> None:
+    assert [stage.name for stage in run.choose(options(tmp_path, "env, ,"), tmp_path)] == ["environment"]
+
+
+def test_bundles_that_are_there_or_come_are_taken(tmp_path: Path) -> None:
+    chosen = run.choose(options(tmp_path, "export,verify fp16-s"), tmp_path)
+    assert [stage.name for stage in chosen] == ["export", "verify fp16-standard"]
+    (tmp_path / "fp16-standard").mkdir()
+    (tmp_path / "fp16-standard" / "manifest.json").touch()
+    [stage] = run.choose(options(tmp_path, "verify fp16-s"), tmp_path)
+    assert stage.name == "verify fp16-standard"
+
+
+def test_a_file_is_no_folder_for_what_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(SystemExit) as ended:
+        run.main([str(tmp_path / "out"), "--only", "environment"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'out'} cannot be written to: File exists; OUT is a folder\n"
+
+
+@pytest.mark.parametrize(
+    ("unpacked", "fault"),
+    [
+        (None, "there is no folder {}: name the one that tests/gpu/unpack.py has unpacked into, or -\n"),
+        (["site"], "{} is not complete: run tests/gpu/unpack.py until it says that it is ready\n"),
+    ],
+)
+def test_what_was_not_carried_is_refused_in_one_line(tmp_path: Path, unpacked: list[str] | None, fault: str) -> None:
+    carried = tmp_path / "carried"
+    for name in unpacked or ():
+        (carried / name).mkdir(parents=True)
+        (carried / "ready").touch()
+    command = [str(ROOT / "tests" / "gpu" / "run.sh"), str(carried), str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == fault.format(carried)
+
+
+def test_nothing_that_ran_is_nothing_that_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "prove", lambda *_: [])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the tests' own stays
+    assert run.main([str(tmp_path / "out"), "--only", "environment"]) == 1

@@ -4,7 +4,8 @@
 
 looks for batches anywhere below the folder ARRIVED and unpacks their parts into INTO. It may run after each batch: it
 keeps what it has, so batches that have been unpacked need not stay. It ends with 0 when everything is there, with 3
-when batches are still missing, and then says which. INTO holds ``site`` (for PYTHONPATH) and ``checkpoint`` in the end.
+when batches are still missing, and then says which, with 1 when something is wrong. In the end INTO holds ``site`` (for
+PYTHONPATH), ``checkpoint``, the list of parts that they were made of, and ``ready``.
 
 Run it with the Python that will use them: CUDA's libraries that pip has installed for it are linked into ``site``.
 It needs Python's own library only.
@@ -21,22 +22,66 @@ import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 PARTS = "parts.json"
+UNPACKED = ("site", "checkpoint")
+"""The folders that it all is put together to."""
 MISSING = 3
 """The exit status while batches are missing."""
 
 
-def unpack_part(arrived: Path, entry: dict[str, Any], folder: Path) -> None:
-    """Unpack one part of those that have ``arrived`` into ``folder``; SystemExit when it is damaged."""
-    found = next((path for path in sorted(arrived.rglob(entry["name"]))), None)
-    target = folder / entry["name"].removesuffix(".xz")
-    if found is None or target.exists():
+def below(arrived: Path, name: str, into: Path) -> list[Path]:
+    """The files called ``name`` that have ``arrived``: those that this has written ``into`` a folder are none of them."""
+    ours = {(into / each).resolve() for each in (*UNPACKED, "parts", PARTS)}
+    return sorted(path for path in arrived.rglob(name) if ours.isdisjoint((path.resolve(), *path.resolve().parents)))
+
+
+def read_list(path: Path) -> list[dict[str, str]] | None:
+    """The parts that a list names, or None where it is damaged."""
+    try:
+        entries = json.loads(path.read_bytes())
+        whole = all(isinstance(each[key], str) for each in entries for key in ("name", "batch", "sha256"))
+    except (ValueError, TypeError, KeyError):
+        return None
+    return entries if entries and whole else None
+
+
+def choose_list(arrived: Path, into: Path) -> list[dict[str, str]] | None:
+    """The list of all that have ``arrived`` and that is kept in ``into``, less those that arrived damaged; None where
+    there is none. SystemExit when all are damaged, or when they are not of one preparation.
+    """
+    for path in (kept := [path for path in (into / PARTS, into / "parts" / PARTS) if path.exists()]):
+        if read_list(path) is None:
+            sys.exit(f"{path} is damaged: remove {into}, and carry everything again")
+    paths = [*kept, *below(arrived, PARTS, into)]
+    lists = [entries for path in paths if (entries := read_list(path))]
+    if paths and not lists:
+        sys.exit(f"{paths[0]} is damaged: carry {paths[0].parent.name} again")
+    if any(entries != lists[0] for entries in lists):
+        sys.exit(f"the batches below {arrived} are not of one preparation: remove the older ones, and {into}")
+    return lists[0] if lists else None
+
+
+def keep_list(entries: list[dict[str, str]], path: Path) -> None:
+    """Write the list to ``path``, whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(entries), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def unpack_part(copies: Sequence[Path], entry: dict[str, str], target: Path) -> None:
+    """Unpack the first of the ``copies`` of a part that is whole to ``target``; SystemExit when all are damaged."""
+    if target.exists() or not copies:
         return
-    data = found.read_bytes()
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        sys.exit(f"{found} is damaged: its sha256 is not the one in {PARTS}; carry {entry['batch']} again")
+    for copy in copies:
+        data = copy.read_bytes()
+        if hashlib.sha256(data).hexdigest() == entry["sha256"]:
+            break
+    else:
+        these = " and ".join(map(str, copies))
+        are, them = ("is", "it") if len(copies) == 1 else ("are", "them")
+        fault = f"{these} {are} damaged: sha256 is not the one in {PARTS}"
+        sys.exit(f"{fault}; remove {them}, and carry {entry['batch']} again")
     unfinished = target.with_suffix(".unfinished")
     unfinished.write_bytes(lzma.decompress(data))
     unfinished.replace(target)
@@ -66,26 +111,27 @@ class Joined:
 def unpack(arrived: Path, into: Path) -> list[str]:
     """Unpack what has ``arrived``; when that was the last of it, all of it. Returns the batches that are missing."""
     ready, folder = into / "ready", into / "parts"
-    if ready.exists():
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / PARTS
-    lists = [kept] if kept.exists() else sorted(arrived.rglob(PARTS))
-    if not lists:
+    entries = choose_list(arrived, into)
+    if entries is None:
         sys.exit(f"there is no {PARTS} below {arrived}: no batch has arrived")
-    entries = json.loads(lists[0].read_text(encoding="utf-8"))
-    if len({path.read_bytes() for path in (*lists, *arrived.rglob(PARTS))}) > 1:
-        sys.exit(f"the batches below {arrived} are not of one preparation: remove the older ones, and {into}")
-    kept.write_bytes(lists[0].read_bytes())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda entry: unpack_part(arrived, entry, folder), entries))
+    if ready.exists() and (into / PARTS).exists() and all((into / name).is_dir() for name in UNPACKED):
+        return []
+    ready.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_list(entries, folder / PARTS)
     paths = [folder / entry["name"].removesuffix(".xz") for entry in entries]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        copies = [below(arrived, entry["name"], into) for entry in entries]
+        list(pool.map(unpack_part, copies, entries, paths))
     missing = sorted({entry["batch"] for entry, path in zip(entries, paths, strict=True) if not path.exists()})
     if not missing:
+        for name in UNPACKED:
+            shutil.rmtree(into / name, ignore_errors=True)
         with tarfile.open(fileobj=Joined(paths), mode="r|") as tar:  # type: ignore[call-overload]
             tar.extractall(into, filter="data")
-        shutil.rmtree(folder)
+        keep_list(entries, into / PARTS)
         ready.touch()
+        shutil.rmtree(folder)
     return missing
 
 
@@ -106,9 +152,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("arrived", type=Path, help="Folder below which batches have arrived.")
     parser.add_argument("into", type=Path, help="Folder to unpack into.")
     options = parser.parse_args(arguments)
-    missing = unpack(options.arrived, options.into)
-    if not missing:
-        link_libraries(options.into / "site")
+    try:
+        missing = unpack(options.arrived, options.into)
+        if not missing:
+            link_libraries(options.into / "site")
+    except OSError as error:
+        sys.exit(f"cannot unpack into {options.into}: {error}")
     print(f"still missing: {', '.join(missing)}" if missing else f"{options.into} is ready")
     return MISSING if missing else 0
 
