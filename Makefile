@@ -25,8 +25,8 @@ endif
 
 # Before two gigabytes are installed.
 bundle-for-gpu:
-	@echo "$(GPU)" | grep -Eqx '1(\.0*)?|0?\.[0-9]*[1-9][0-9]*' || \
-		{ echo "GPU is $(GPU): it takes 1, or a part of a GPU such as 0.5, or 0 for the CPU" >&2; exit 1; }
+	@echo "$(GPU)" | grep -Eqx '1(\.0*)?|0?\.(0[1-9]|[1-9])[0-9]*' || \
+		{ echo "GPU is $(GPU): it takes 1, or a part of a GPU from 0.01 on, such as 0.5, or 0 for the CPU" >&2; exit 1; }
 	@test -n "$(BUNDLE)" && test -f "$(BUNDLE)/manifest.json" && \
 		! grep -Eq '"precision": *"int8"' "$(BUNDLE)/manifest.json" || \
 		{ echo "a GPU needs a bundle in fp16, and none ships: make .venv/.dev, then" \

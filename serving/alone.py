@@ -46,8 +46,7 @@ def run(settings: Settings, stop: Stop, ready: Callable[[], None], last_words: C
         stop.wait()
         # For ever if the engine hangs.
         closing = asyncio.run_coroutine_threadsafe(replica.close(), loop)
-        with contextlib.suppress(TimeoutError):
-            closing.result(settings.timeout + LEAVING_SECONDS + 10)
+        stop.wait_for(closing.done, settings.timeout + LEAVING_SECONDS + 10)
 
 
 async def _started(settings: Settings, last_words: Callable[[BaseException], None]) -> Replica:

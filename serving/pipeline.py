@@ -26,7 +26,8 @@ from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
 from serving.runtime.devices import faults_of, runtime_on
-from serving.runtime.selfcheck import SelfCheckError, prove
+from serving.runtime.interface import DecoderBatch, Runtime
+from serving.runtime.selfcheck import SelfCheckError, fill, prove
 from serving.settings import Settings
 from serving.streaming import Delta, Feed
 from serving.translation import Translation, join
@@ -90,13 +91,21 @@ class Pipeline:
             gpu = settings.gpus, settings.cuda_graphs
             runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus, *gpu)
             batch = runtime.batch(settings.rows)
-        limits = settings.encode_tokens, settings.queue_tokens, settings.request_rows
-        probes = self.manifest.probes
-        try:
-            self.engine = Engine(runtime, batch, *limits, lambda: probes and prove(runtime, batch, probes))
-        except SelfCheckError as error:
-            way_out = "install the versions of constraints.txt, or export it again"
-            raise BundleError(folder, [f"on this computer it is wrong: {error}; {way_out}"]) from None
+            limits = settings.encode_tokens, settings.queue_tokens, settings.request_rows
+            try:
+                self.engine = Engine(runtime, batch, *limits, lambda: self._prove(runtime, batch))
+            except SelfCheckError as error:
+                if settings.device == "cuda" and error.__cause__:
+                    raise error.__cause__ from None  # the GPU has failed, not the bundle
+                way_out = "install the versions of constraints.txt, or export it again"
+                raise BundleError(folder, [f"on this computer it is wrong: {error}; {way_out}"]) from None
+
+    def _prove(self, runtime: Runtime, batch: DecoderBatch) -> None:
+        if self.manifest.probes:
+            prove(runtime, batch, self.manifest.probes)
+        if self.settings.device == "cuda":
+            # What a GPU's memory does not hold is better known now than when it is wanted.
+            fill(runtime, batch, self.settings.encode_tokens)
 
     @classmethod
     def offline(cls, settings: Settings) -> "Pipeline":

@@ -51,7 +51,7 @@ def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
     # Waits for the requests under way, and for ever if Ray has ended.
     deleting = threading.Thread(target=lambda: serve.delete(NAME), daemon=True)
     deleting.start()
-    deleting.join(settings.timeout + LEAVING_SECONDS + 10)
+    stop.wait_for(lambda: not deleting.is_alive(), settings.timeout + LEAVING_SECONDS + 10)
 
 
 def _reason() -> str | None:

@@ -38,6 +38,16 @@ class Stop:
         while not self.asked:
             os.read(self._woken, 1)
 
+    @staticmethod
+    def wait_for(ended: Callable[[], bool], seconds: float) -> None:
+        """Return when something has ``ended``, or after so many ``seconds``; a signal is taken meanwhile.
+
+        It would not be while the main thread waits for a lock, if another thread was given it.
+        """
+        deadline = time.monotonic() + seconds
+        while not ended() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             if time.monotonic() - self._first > DOUBLE_SECONDS:

@@ -22,7 +22,8 @@ def encoder_batches(jobs: Sequence[T], cost: EncoderCost) -> list[list[T]]:
     for job in sorted(jobs, key=lambda job: job.source_tokens):
         length = job.source_tokens
         padding = (len(batch) * length**2 - pairs) / cost.token_pairs
-        if not batch or padding > cost.run_tokens or tokens + length > limit:
+        full = tokens + length > limit or (len(batch) + 1) * length > cost.batch_positions
+        if not batch or padding > cost.run_tokens or full:
             batches.append(batch := [])
             tokens = pairs = 0
         batch.append(job)

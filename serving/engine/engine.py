@@ -74,7 +74,11 @@ class Engine:
         proven: Future[object] = Future()
         self._thread = threading.Thread(target=self._run, args=(prove, proven), name="engine", daemon=True)
         self._thread.start()
-        proven.result()
+        try:
+            proven.result()
+        except BaseException:  # an interrupt, too
+            self._intake.close("the engine did not start")
+            raise
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue all of ``jobs``, which are one request, or, with QueueFull, NotReady or ValueError, none.
@@ -128,7 +132,6 @@ class Engine:
         try:
             proven.set_result(prove())
         except BaseException as failure:
-            self._intake.close("the engine has not proven itself")
             proven.set_exception(failure)
             return
         try:

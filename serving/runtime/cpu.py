@@ -1,5 +1,6 @@
 """A bundle's graphs in ONNX Runtime on the CPU."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +54,7 @@ class CpuRuntime:
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
         self.manifest = manifest
-        self.encoder_cost = EncoderCost(threads, BATCH_TOKENS, RUN_TOKENS, TOKEN_PAIRS)
+        self.encoder_cost = EncoderCost(threads, BATCH_TOKENS, sys.maxsize, RUN_TOKENS, TOKEN_PAIRS)
         self._side_by_side = Lanes(threads)
         # Pooling is a few small products: threads would cost more than they save.
         names = [*GRAPHS, *([POOLING] if POOLING in manifest.graphs else [])]

@@ -45,7 +45,9 @@ class CudaDevice:
         # what it asks for, not twice as much as the last time.
         self._options = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", **limit}
         self._cuda_graphs, self._recordings = cuda_graphs, itertools.count(1)
-        self._array_bytes, self._taken = array_bytes, 0
+        self._array_bytes = array_bytes
+        self.taken = 0
+        """Bytes of all arrays that there are."""
 
     def zeros(self, shape: Shape, dtype: Any) -> CudaArray:
         """See `Device`."""
@@ -64,20 +66,20 @@ class CudaDevice:
         return self._counted(CudaArray(value, values.shape, values.dtype))
 
     def _check(self, size: int) -> None:
-        if self._array_bytes is not None and self._taken + size > self._array_bytes:
+        if self._array_bytes is not None and self.taken + size > self._array_bytes:
             raise RuntimeError(
-                f"out of memory: arrays take {self._taken >> 20} MiB, {size >> 20} more are asked for, and "
-                f"{self._array_bytes >> 20} is the limit"
+                f"out of memory: arrays take {self.taken >> 20} MiB of the {self._array_bytes >> 20} that they may, "
+                f"and {size} bytes more are asked for"
             )
 
     def _counted(self, array: CudaArray) -> CudaArray:
         size = prod(array.shape) * array.dtype.itemsize
-        self._taken += size
+        self.taken += size
         weakref.finalize(array, self._give_back, size)
         return array
 
     def _give_back(self, size: int) -> None:
-        self._taken -= size
+        self.taken -= size
 
     def upload(self, values: Array, array: DeviceArray) -> None:
         """See `Device`."""

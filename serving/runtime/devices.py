@@ -32,17 +32,17 @@ class DeviceError(BundleError):
         self.faults = [message]
 
 
-def check_device(folder: Path, manifest: Manifest, device: str, part: float = 1, gpus: int = 1) -> None:
-    """DeviceError when ``device`` ("cpu" or "cuda") cannot run the bundle in ``folder``, or there are not as many
-    ``gpus``, of which a replica has a ``part`` each. It starts nothing on a GPU."""
+def check_device(folder: Path, manifest: Manifest, device: str, gpus: float = 1, count: int = 1) -> None:
+    """DeviceError when ``device`` ("cpu" or "cuda") cannot run the bundle in ``folder``, or there are fewer GPUs
+    than ``count``, of which a replica has ``gpus``. It starts nothing on a GPU."""
     if device == "cuda":
         _check_bundle(folder, manifest)
-        check_gpus(gpus)
-        _memory(manifest, part)
+        check_gpus(count)
+        _memory(manifest, gpus)
 
 
-def check_gpus(gpus: int) -> None:
-    """DeviceError when this process cannot compute on as many ``gpus``."""
+def check_gpus(count: int) -> None:
+    """DeviceError when this process cannot compute on so many GPUs."""
     if ort.CUDA not in onnxruntime.get_available_providers():
         raise DeviceError(
             f"cuda was asked for, but the package onnxruntime that is installed has no {ort.CUDA}: in an environment "
@@ -52,9 +52,9 @@ def check_gpus(gpus: int) -> None:
         found = len(gpu_memory())
     except DriverError as error:
         raise DeviceError(str(error)) from None
-    if found < gpus:
+    if found < count:
         raise DeviceError(
-            f"the replicas take {gpus} GPUs, and this process may use {found}: choose fewer replicas or max_replicas, "
+            f"the replicas take {count} GPUs, and this process may use {found}: choose fewer replicas or max_replicas, "
             "or a smaller gpus, so that more of them share a GPU"
         )
 

@@ -57,6 +57,8 @@ class EncoderCost(NamedTuple):
     """Batches that it works on side by side."""
     batch_tokens: int
     """Source tokens of a batch at most, unless it is a single source."""
+    batch_positions: int
+    """The same with padding."""
     run_tokens: int
     """Source tokens that take about as long as one more run."""
     token_pairs: int

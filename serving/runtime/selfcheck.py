@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from export.probes import LAST, Probe, Probes
+from model.tokenizer import END, START, UNKNOWN
 from serving.runtime.batch import SHARED_K
 from serving.runtime.encoded_batch import EncodedBatch
 from serving.runtime.interface import DecoderBatch, Runtime
@@ -26,9 +27,9 @@ SHORT = 32
 """Tokens at most of a probe that runs alone and as a search too. A longer one takes long: it runs side by side only."""
 
 
-WANTED = (SHARED_K + 1, 2, 8, 16)
+WANTED = (SHARED_K + 1, 2, 8, 16, 4, 32)
 """Tokens that searches want of a step, in turns: more than it finds for all, as few as it always finds, and what beams
-of 4 and 8 want. On a GPU each is a step of its own."""
+of 4, 8, 2 and 16 want. On a GPU each is a step of its own."""
 
 
 class SelfCheckError(RuntimeError):
@@ -55,8 +56,21 @@ def prove(runtime: Runtime, batch: DecoderBatch, probes: Probes) -> Proof:
     except SelfCheckError:
         raise
     except Exception as error:
-        raise SelfCheckError(f"the probes could not be translated: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SelfCheckError(f"the probes could not be translated: {reason}") from error
     return Proof(len(probes.probes), check.tokens, check.rows, time.monotonic() - begin)
+
+
+def fill(runtime: Runtime, batch: DecoderBatch, tokens: int) -> None:
+    """Encode as many source ``tokens`` as a turn may, and take a step with all rows: memory for that is there then."""
+    longest = runtime.manifest.limits.source_tokens
+    source = [START, *[UNKNOWN] * (longest - 2), END]
+    [encoded] = runtime.encode([[source] * max(1, min(tokens, runtime.encoder_cost.batch_tokens) // longest)])
+    if isinstance(encoded, Exception):
+        raise encoded
+    slots = [batch.admit(encoded, 0, longest, 0) for _ in range(batch.rows)]
+    batch.step([])
+    batch.release(slots)
 
 
 class _Check:
@@ -79,7 +93,8 @@ class _Check:
         for first in range(0, len(crowd), rows):
             self.side_by_side(crowd[first : first + rows], f"among {rows}")
         if self._batch.rows > 1:
-            for probe, k in zip(short, itertools.cycle(WANTED), strict=False):
+            searches = zip(itertools.cycle(short), itertools.cycle(WANTED), strict=False)
+            for probe, k in itertools.islice(searches, max(len(short), len(WANTED))):
                 self.forked(probe, k)
 
     def side_by_side(self, probes: Sequence[Probe], how: str) -> None:

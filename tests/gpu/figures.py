@@ -1,9 +1,11 @@
 """The figures that a card has to reach, judged by what the stages have found.
 
-A figure whose stages were not asked for is left out; one whose stage has found nothing is missed. A step or a pass that
+A figure whose stages were not asked for is left out; one whose stage has found nothing is missed, and so is a peer that
+could not be measured, for then it is not known who is the faster. A step or a pass that
 is recorded counts where it is better than one that is launched, and the figure's name says which it was.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +19,7 @@ SPEED_MUST, SPEED_GOAL = 2.0, 4.0
 """Target tokens a second, over those of the faster peer."""
 STEP_MUST, STEP_GOAL = 1.5, 1.0
 """Milliseconds of a step, over the prototype's; where that was not measured, over the graph's alone."""
-PROTOTYPE, PROTOTYPE_MS = "H200", 0.68
+PROTOTYPE, PROTOTYPE_MS = re.compile(r"NVIDIA H200( NVL)?"), 0.68
 """The card on which a step of the prototype was measured, and what it took."""
 Results = Mapping[str, Any]
 """By the stage's name."""
@@ -122,7 +124,7 @@ def _step(results: Results) -> Iterator[Figure]:
     if not any(stage in results for stage in stages.values()):
         return
     cards = results.get("environment", {}).get("gpus")
-    known = isinstance(cards, list) and bool(cards) and PROTOTYPE in cards[0]["name"]
+    known = isinstance(cards, list) and bool(cards) and bool(PROTOTYPE.fullmatch(cards[0]["name"]))
     times: dict[str, float] = {}
     for how, stage in stages.items():
         for each in results.get(stage, {}).get("steps", []):

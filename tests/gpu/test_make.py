@@ -38,7 +38,7 @@ def test_a_gpu_is_one_or_a_part(tmp_path: Path, gpu: str) -> None:
     ended = make("serve", f"GPU={gpu}", f"BUNDLE={bundle(tmp_path, 'fp16')}")
     assert ended.returncode == 2
     [hint, _] = ended.stderr.splitlines()
-    assert hint == f"GPU is {gpu}: it takes 1, or a part of a GPU such as 0.5, or 0 for the CPU"
+    assert hint == f"GPU is {gpu}: it takes 1, or a part of a GPU from 0.01 on, such as 0.5, or 0 for the CPU"
     assert ended.stdout == ""
 
 

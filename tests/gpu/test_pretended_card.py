@@ -125,7 +125,7 @@ except RuntimeError as error:
 """
     done = run(card, "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out of memory: arrays take 1 MiB, 0 more are asked for, and 1 is the limit\n"
+    assert done.stdout == "out of memory: arrays take 1 MiB of the 1 that they may, and 1 bytes more are asked for\n"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def _fill(cuda):
     class CudaDevice(FakeDevice):
         def __init__(self, graph_bytes=None, array_bytes=None, *, cuda_graphs):
             super().__init__()
-            (folder / str(os.getpid())).write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {graph_bytes}")
+            (folder / str(os.getpid())).write_text(
+                f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {graph_bytes} {array_bytes}"
+            )
 
         def session(self, *arguments, **named):
             if (folder / "full").exists():

@@ -10,7 +10,7 @@ from serving.engine.jobs import Job, encoding
 from serving.runtime.device_runtime import ENCODER_COST
 from serving.runtime.interface import EncoderCost
 
-CPU = EncoderCost(lanes=1, batch_tokens=256, run_tokens=8, token_pairs=300)
+CPU = EncoderCost(lanes=1, batch_tokens=256, batch_positions=10**9, run_tokens=8, token_pairs=300)
 
 
 @given(st.lists(st.integers(1, 400), max_size=30), st.randoms(), st.sampled_from([CPU, ENCODER_COST]))
@@ -30,11 +30,13 @@ def test_batches_hold_every_job_once_and_little_padding(
         return sum(job.source_tokens for job in batch)
 
     assert all(len(batch) == 1 or tokens(batch) <= cost.batch_tokens for batch in found)
+    assert all(len(batch) * batch[-1].source_tokens <= cost.batch_positions for batch in found)
     for batch in found:
         assert padding(batch, batch[-1].source_tokens) <= cost.run_tokens, "so much padding costs more than a run"
     for batch, (longer, *_) in itertools.pairwise(found):
         much = padding(batch, longer.source_tokens) > cost.run_tokens
-        assert much or tokens(batch) + longer.source_tokens > cost.batch_tokens, "a run for nothing"
+        full = (len(batch) + 1) * longer.source_tokens > cost.batch_positions
+        assert much or full or tokens(batch) + longer.source_tokens > cost.batch_tokens, "a run for nothing"
 
 
 @pytest.mark.parametrize("lanes", [2, 3, 8])

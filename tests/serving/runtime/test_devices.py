@@ -9,6 +9,7 @@ from export import ort
 from export.bundle import ADMIT, BundleError, Manifest, locate, read_manifest
 from export.ort import onnxruntime
 from serving.pipeline import Pipeline
+from serving.runtime.device_runtime import DeviceRuntime
 from serving.runtime.devices import DeviceError, check_device, runtime_on
 from serving.runtime.selfcheck import prove
 from serving.settings import Settings
@@ -69,6 +70,36 @@ def test_with_a_part_of_a_gpu_all_graphs_together_keep_within_it(fp16: Path, lim
     assert quarter < half / 2 < 1.1 * quarter
 
 
+def test_memory_that_is_full_before_anything_is_proven_is_no_fault_of_the_bundle(
+    fp16: Path, limits: list[Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU takes memory at the first run."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+
+    monkeypatch.setattr(FakeDevice, "bind", lambda *_: full)
+    with pytest.raises(DeviceError, match=r"^the GPU's memory is full"):
+        Pipeline(Settings(bundle=fp16, gpus=1, rows=16))
+
+
+def test_a_gpu_takes_the_memory_of_its_fullest_turn_before_it_serves(
+    fp16: Path, limits: list[Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(fp16)
+    encoded = list[tuple[int, int]]()
+    encode = DeviceRuntime._encode
+
+    def counted(runtime: DeviceRuntime, session: object, sources: list[list[int]]) -> object:
+        encoded.append((len(sources), max(map(len, sources))))
+        return encode(runtime, session, sources)
+
+    monkeypatch.setattr(DeviceRuntime, "_encode", counted)
+    Pipeline(Settings(bundle=fp16, gpus=1, rows=16, encode_tokens=2000)).close()
+    longest = manifest.limits.source_tokens
+    assert encoded[-1] == (2000 // longest, longest)
+
+
 def test_steps_are_recorded_where_the_settings_say_so(fp16: Path, limits: list[Given]) -> None:
     Pipeline(Settings(bundle=fp16, gpus=1, rows=16, cuda_graphs=True)).close()
     assert limits == [(None, None, True)]
@@ -127,7 +158,7 @@ def test_a_package_without_cuda_is_refused_with_the_one_to_install(fp16: Path) -
 
 def test_a_gpu_that_is_not_there_is_refused(fp16: Path, limits: list[Given], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="the replicas take 2 GPUs, and this process may use 1"):
-        check_device(fp16, read_manifest(fp16), "cuda", gpus=2)
+        check_device(fp16, read_manifest(fp16), "cuda", count=2)
     plant(monkeypatch, None)
     with pytest.raises(DeviceError, match="no driver for NVIDIA's GPUs here"):
         check_device(fp16, read_manifest(fp16), "cuda")
