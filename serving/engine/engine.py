@@ -10,20 +10,18 @@ the state that all requests share, so the process is replaced rather than mended
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from serving.engine.encoder_batches import encoder_batches
 from serving.engine.intake import Intake
 from serving.engine.jobs import AttentionJob, EncodingJob, Job, TranslationJob
+from serving.engine.proven_thread import proven_thread
 from serving.engine.scheduler import Scheduler
-from serving.engine.step import take_step
+from serving.engine.translations import Translations
 from serving.errors import BUG, NotReady, ServiceError
 from serving.runtime.interface import DecoderBatch, Runtime
-from serving.runtime.rows import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +52,7 @@ class Engine:
         share: int,
         prove: Callable[[], object] = lambda: None,
     ) -> None:
-        """Start the thread. It calls ``prove`` before all else, and what that raises, this raises.
-
-        On a GPU each thread has buffers and recorded steps of its own: those that serve must be those that are proven.
-        """
+        """Start the thread, which begins with ``prove``; what that raises, this raises."""
         self.rows, self.queue_tokens = batch.rows, queue_tokens
         self.work = Work()
         self.when_broken: Callable[[BaseException], None] = lambda failure: None
@@ -65,26 +60,16 @@ class Engine:
         self._runtime, self._batch = runtime, batch
         self._scheduler: Scheduler[Job] = Scheduler(batch.rows, encode_tokens, share)
         self._intake: Intake[Job] = Intake(self._scheduler, queue_tokens)
-        # A step looks at nobody who has nothing to decide: there may be hundreds of them.
-        self._greedy: dict[Slot, TranslationJob] = {}
-        """By their slots, the jobs that the decoder batch writes by itself."""
-        self._searching: dict[TranslationJob, None] = {}
-        """The other jobs that have slots, in the order in which they came."""
+        self._translations = Translations(batch, self._blaming)
         self._failure: BaseException | None = None
-        proven: Future[object] = Future()
-        self._thread = threading.Thread(target=self._run, args=(prove, proven), name="engine", daemon=True)
-        self._thread.start()
         try:
-            proven.result()
+            self._thread = proven_thread("engine", prove, self._run)
         except BaseException:  # an interrupt, too
             self._intake.close("the engine did not start")
             raise
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue all of ``jobs``, which are one request, or, with QueueFull, NotReady or ValueError, none.
-
-        Each job's ``future`` receives result or error.
-        """
+        """Queue all ``jobs`` of a request, or none, with QueueFull, NotReady or ValueError; each has its ``future``."""
         for job in jobs:
             if job.rows > self.rows:
                 raise ValueError(f"a job wants {job.rows} rows; there are {self.rows}")
@@ -128,12 +113,7 @@ class Engine:
         if len(self._scheduler) and idle > patience:
             raise RuntimeError(f"the engine has work and took no turn for {idle:.0f} s")
 
-    def _run(self, prove: Callable[[], object], proven: "Future[object]") -> None:
-        try:
-            proven.set_result(prove())
-        except BaseException as failure:
-            proven.set_exception(failure)
-            return
+    def _run(self) -> None:
         try:
             while not self._intake.closed:
                 self._turn()
@@ -155,7 +135,7 @@ class Engine:
         begin = time.monotonic()
         for job in self._scheduler.drop(begin, someone_left):
             job.give_up()
-            self._release(job)
+            self._translations.release(job)
         if admitted := self._scheduler.take_turn(begin):
             self._scheduler.start(self._encode(admitted), time.monotonic())
         if self._scheduler.running:
@@ -184,12 +164,8 @@ class Engine:
                     if isinstance(result, Exception):
                         raise result
                     if isinstance(job, TranslationJob):
-                        job.start(self._batch, result, index)
+                        self._translations.start(job, result, index)
                         started.append(job)
-                        if job.greedy:
-                            self._greedy[job.slots[0]] = job
-                        else:
-                            self._searching[job] = None
                     elif isinstance(job, EncodingJob):
                         job.finish(self._runtime, result, index)
         return started
@@ -197,10 +173,10 @@ class Engine:
     def _step(self) -> None:
         self.work.steps += 1
         self.work.rows += len(self._batch)
-        done = take_step(self._batch, self._greedy, self._searching, self._blaming)
+        done = self._translations.step()
         self._scheduler.finish(done)
         for job in done:
-            self._release(job)
+            self._translations.release(job)
             with self._blaming(job):
                 job.finish()
 
@@ -215,15 +191,7 @@ class Engine:
     def _fail(self, job: Job, error: Exception) -> None:
         """End ``job``, whose own work ended in ``error``: whoever shares the engine with it goes on."""
         logger.error("a job failed", exc_info=error)
-        self._release(job)
+        self._translations.release(job)
         if job in self._scheduler.running:
             self._scheduler.finish([job])
         job.fail(ServiceError(BUG))
-
-    def _release(self, job: Job) -> None:
-        """Free the slots of ``job``, if it has any."""
-        if isinstance(job, TranslationJob) and job.slots:
-            self._greedy.pop(job.slots[0], None)
-            self._searching.pop(job, None)
-            self._batch.release(job.slots)
-            job.slots = []
