@@ -137,6 +137,7 @@ EXACT = {SMALL: 0.8, BASE: 0.7}
 """Shares of the tokens whose log-probabilities agree to 1e-5 at least: the more layers, the more edges are met."""
 
 
+@pytest.mark.slow
 def test_int8_tokens_equal_the_model_that_rounds_so_too_but_for_what_lies_on_an_edge(
     name: str, shipped: Checkpoint, bundle: Path, sources: list[list[int]], calibrated: Calibration
 ) -> None:
@@ -152,6 +153,7 @@ def test_int8_tokens_equal_the_model_that_rounds_so_too_but_for_what_lies_on_an_
     assert max(errors) < 0.5
 
 
+@pytest.mark.slow
 def test_the_bundle_is_made_from_the_checkpoint(name: str, bundle: Path, calibrated: Calibration) -> None:
     """Its roundings and cache units too, which were found on another machine or with another number of threads."""
     from export.exporter import _checkpoint_hash

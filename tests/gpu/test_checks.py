@@ -28,6 +28,7 @@ def test_sentences_are_spread_and_fit_the_model(tiny_bundle: Path) -> None:
     assert max(map(len, all_)) <= manifest.limits.source_tokens
 
 
+@pytest.mark.slow
 def test_every_fault_is_refused_or_does_no_harm(lively_bundle: Callable[..., Path]) -> None:
     result = faults.check(lively_bundle("fp16"), "fake", 24, 8)
     assert result["passed"], result
@@ -60,6 +61,7 @@ def test_what_memory_takes_to_warm_up_is_no_growth(late: float, growth: float) -
     assert memory.grown([10.0, 60.0, 90.0, 100.0, 99.0, 100.0, late, late, 99.0]) == growth
 
 
+@pytest.mark.slow
 def test_memory_is_read_after_every_wave(lively_bundle: Callable[..., Path]) -> None:
     result = memory.check(lively_bundle("fp16"), "fake", 120, 16, 2)
     assert result["requests"] == 120

@@ -110,6 +110,7 @@ def test_a_replica_that_cannot_start_is_told_in_the_line_that_ray_would_give(tin
     assert done.stderr.decode().count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_has_come_is_answered_after_a_signal_that_comes_twice(tiny_bundle: Path) -> None:
     """As it does when a terminal sends it to everybody and a parent passes it on."""
     with started(tiny_bundle, "--no-ray", "--cpus", "1") as service, ThreadPoolExecutor(3) as threads:

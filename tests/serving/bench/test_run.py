@@ -70,6 +70,7 @@ def test_what_cannot_be_is_said(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--data", str(tmp_path / "none"), "--engines", "pytorch", "--rows", "1", "--threads", "1"]
     assert main(["--output", str(tmp_path / "out"), *arguments]) == 2

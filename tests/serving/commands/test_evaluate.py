@@ -43,6 +43,7 @@ def test_evaluates_bundle_and_checkpoint_alike_with_a_beam(
     assert written[0].strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

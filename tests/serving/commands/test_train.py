@@ -55,6 +55,7 @@ def test_training_that_is_ended_is_saved_and_goes_on(tmp_path: Path, sentences: 
     assert f"going on from step {found[1]}" in " ".join(again.stderr.decode().split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
