@@ -158,6 +158,10 @@ def test_who_is_encoded_together_fails_together_and_nobody_else(
     engine: Engine, sources: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = engine._runtime._encode
+    # A GPU would have all of them encoded together.
+    monkeypatch.setattr(
+        engine._runtime, "encoder_cost", engine._runtime.encoder_cost._replace(batch_tokens=256, run_tokens=8)
+    )
     long = [[4, *[9] * length, 3] for length in (100, 99)]
     monkeypatch.setattr(
         engine._runtime, "_encode", lambda session, batch: fault() if long[0] in batch else encode(session, batch)
