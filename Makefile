@@ -2,7 +2,6 @@
 #   make serve BUNDLE=folder           another bundle than the default
 #   make serve GPU=1 BUNDLE=folder     on a GPU; GPU=0.5: with half of one
 PYTHON ?= python3
-GPU ?= 0
 BUNDLE ?=
 VENV := .venv
 # onnxruntime and onnxruntime-gpu cannot be in one environment.

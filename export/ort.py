@@ -62,14 +62,15 @@ SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Its CPU kernel is several times slower than the addition and the LayerNormalization it replaces."""
 
 
-def session(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
-    """A session that computes ``graph`` (an ``.onnx`` file) with ``threads`` threads, as the server does and the gate
-    that stands before it."""
+def session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A session that computes ``graph`` (an ``.onnx`` file) on the CPU with ``threads`` threads, as the server does and
+    the gate that stands before it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=[provider], disabled_optimizers=SLOW_FUSIONS)
+    providers = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(graph, options, providers=providers, disabled_optimizers=SLOW_FUSIONS)
 
 
 def cuda_session(

@@ -32,9 +32,8 @@ class CudaDevice:
     """The first GPU that the process sees.
 
     ``graph_bytes`` is what each graph takes at most for its weights and its work, and ``array_bytes`` what all arrays
-    take; RuntimeError when there are more. With ``cuda_graphs``, what runs
-    often with the same arrays is recorded at its first run. From then on it is launched as one, which leaves the
-    processor little to do.
+    take; RuntimeError when there are more. With ``cuda_graphs``, what runs often with the same arrays is recorded at
+    its first run. From then on it is launched as one, which leaves the processor little to do.
     """
 
     def __init__(
@@ -55,25 +54,23 @@ class CudaDevice:
 
     def empty(self, shape: Shape, dtype: Any) -> CudaArray:
         """See `Device`."""
-        self._check(prod(shape) * np.dtype(dtype).itemsize)
-        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(dtype).type, "cuda", 0)
-        return self._counted(CudaArray(value, shape, dtype))
+        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        return self._allocated(shape, dtype, lambda: make(shape, np.dtype(dtype).type, "cuda", 0))
 
     def array(self, values: Array) -> CudaArray:
         """See `Device`."""
-        self._check(values.nbytes)
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), "cuda", 0)
-        return self._counted(CudaArray(value, values.shape, values.dtype))
+        make = onnxruntime.OrtValue.ortvalue_from_numpy
+        return self._allocated(values.shape, values.dtype, lambda: make(np.ascontiguousarray(values), "cuda", 0))
 
-    def _check(self, size: int) -> None:
+    def _allocated(self, shape: Shape, dtype: Any, allocate: Callable[[], onnxruntime.OrtValue]) -> CudaArray:
+        """What ``allocate`` gives, counted for as long as it is there; RuntimeError when it would be too much."""
+        size = prod(shape) * np.dtype(dtype).itemsize
         if self._array_bytes is not None and self.taken + size > self._array_bytes:
             raise RuntimeError(
                 f"out of memory: arrays take {self.taken >> 20} MiB of the {self._array_bytes >> 20} that they may, "
                 f"and {size} bytes more are asked for"
             )
-
-    def _counted(self, array: CudaArray) -> CudaArray:
-        size = prod(array.shape) * array.dtype.itemsize
+        array = CudaArray(allocate(), shape, dtype)
         self.taken += size
         weakref.finalize(array, self._give_back, size)
         return array

@@ -96,8 +96,6 @@ class Block:
         self._array = device.zeros(self._host.shape, np.uint8)
         self.parts: dict[str, DeviceArray] = {}
         """Where they lie in the device's memory."""
-        self.values: dict[str, Array] = {}
-        """In the host's memory: what `upload` sends."""
         self._places: dict[str, tuple[int, int, Shape, Any]] = {}
         offset = 0
         for name, (shape, dtype) in specs.items():
@@ -106,6 +104,7 @@ class Block:
             self.parts[name] = Part(self._array, offset, shape, np.dtype(dtype))
             offset += sizes[name]
         self.values = self._read(self._host)
+        """In the host's memory: what `upload` sends."""
 
     def upload(self) -> None:
         """Send `values` to the device."""
