@@ -39,7 +39,7 @@ class Dragoman:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `autoscaling.Policy` goes by."""
-        return {autoscaling.LOAD: self.replica.pipeline.engine.load}
+        return {autoscaling.LOAD: self.replica.registry.engine_load}
 
     async def __del__(self) -> None:
         """Called by Serve when the replica is to go: what has come is still answered."""

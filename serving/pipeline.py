@@ -1,61 +1,37 @@
-"""Text in, text out: limits, sentences, tokens, the engine, and the text put together again."""
+"""Text in, text out: a model's tokenizer and its engine, and what is done with both for a request."""
 
 import asyncio
-import contextlib
-import itertools
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import TOKENIZER, BundleError, Manifest, read_manifest
-from model.sentences import Sentence, split
 from model.tokenizer import START, Tokenizer
+from serving.attention import Attention, View
+from serving.engine import waiting
 from serving.engine.decoding import Decoding
-from serving.engine.engine import Engine
 from serving.engine.jobs import Job, encoding, inspection, translation
 from serving.engine.results import Attended, Encoded, Timings, Translated
-from serving.errors import DeadlineExceeded, Invalid, TooLarge
+from serving.errors import Invalid, TooLarge
+from serving.languages import Pair, best_pair
 from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
-from serving.runtime.devices import faults_of, runtime_on
-from serving.runtime.interface import DecoderBatch, Runtime
-from serving.runtime.selfcheck import SelfCheckError, fill, prove
+from serving.preprocessing import Preprocessed, Preprocessor
+from serving.proven_engine import proven_engine
 from serving.settings import Settings
 from serving.streaming import Delta, Feed
 from serving.translation import Translation, join
 
 Array = NDArray[Any]
 
-KINDS = {"encoder": "encoder.{}.self", "decoder": "decoder.{}.self", "encoder-decoder": "decoder.{}.cross"}
-"""Kinds of attention to the names of their arrays."""
-
-
-@dataclass(frozen=True)
-class Attention:
-    """One kind of attention in one layer."""
-
-    kind: str
-    layer: int
-    queries: list[str]
-    keys: list[str]
-    """Pieces, as the tokenizer writes them."""
-    weights: Array
-    scores: Array
-    """``[heads, queries, keys]`` fp32."""
-
-
 CHARACTERS = 4
 """In a token, about."""
-HANGS_SECONDS = 5.0
-"""After its deadline: so long is waited for an engine that should have kept it."""
 Stages = dict[str, float]
 """Seconds by stage; those of several sentences overlap, so each is its longest."""
 
@@ -68,55 +44,28 @@ class Finished:
     stages: Stages
 
 
-class _Prepared(NamedTuple):
-    """Texts on their way into the engine: the sentences of each, and every sentence's source ids and settings."""
-
-    sentences: list[list[Sentence]]
-    sources: list[list[int]]
-    decodings: list[Decoding]
-
-
 class Pipeline:
     """A bundle ready to work, for one process."""
 
-    def __init__(self, settings: Settings) -> None:
-        folder: Path = settings.bundle
+    def __init__(self, settings: Settings, cores: int | None = None) -> None:
+        """Read the bundle and start its engine, which computes with ``cores``, all of ``settings.cpus`` unless given.
+
+        BundleError when it cannot be used.
+        """
+        folder = settings.bundle
         self.settings = settings
         self.manifest: Manifest = read_manifest(folder)
         self.tokenizer = Tokenizer.load(folder / TOKENIZER)
         if self.tokenizer.vocabulary != self.manifest.model.vocabulary:
             pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
-        with faults_of(settings.device):
-            gpu = settings.gpus, settings.cuda_graphs
-            runtime = runtime_on(settings.device, folder, self.manifest, settings.cpus, *gpu)
-            batch = runtime.batch(settings.rows)
-            limits = settings.encode_tokens, settings.queue_tokens, settings.request_rows
-            try:
-                self.engine = Engine(runtime, batch, *limits, lambda: self._prove(runtime, batch))
-            except SelfCheckError as error:
-                if settings.device == "cuda" and error.__cause__:
-                    raise error.__cause__ from None  # the GPU has failed, not the bundle
-                way_out = "install the versions of constraints.txt, or export it again"
-                raise BundleError(folder, [f"on this computer it is wrong: {error}; {way_out}"]) from None
-
-    def _prove(self, runtime: Runtime, batch: DecoderBatch) -> None:
-        if self.manifest.probes:
-            prove(runtime, batch, self.manifest.probes)
-        if self.settings.device == "cuda":
-            # What a GPU's memory does not hold is better known now than when it is wanted.
-            fill(runtime, batch, self.settings.encode_tokens)
+        self._preprocessor = Preprocessor(settings, self.manifest, self.tokenizer)
+        self.engine = proven_engine(settings, self.manifest, settings.cpus if cores is None else cores)
 
     @classmethod
     def offline(cls, settings: Settings) -> "Pipeline":
         """One without a server's limits on waiting: whoever asks is alone, and waits for all of it."""
         return cls(settings.model_copy(update={"queue_tokens": sys.maxsize, "timeout": 86_400.0}))
-
-    def check(self, options: TranslateOptions) -> None:
-        """Invalid when ``options`` do not go together, or not with this model and these settings."""
-        largest_beam = min(self.settings.max_beam, self.settings.rows)
-        if faults := options.faults(self.manifest.limits.target_tokens, largest_beam):
-            raise Invalid(faults)
 
     async def warm_up(self) -> None:
         """Take every graph through a first run."""
@@ -127,6 +76,24 @@ class Pipeline:
     def close(self) -> None:
         """Stop the engine."""
         self.engine.stop()
+
+    def check(self, options: TranslateOptions) -> None:
+        """Invalid when ``options`` do not go together, or not with this model and these settings."""
+        self._preprocessor.check_options(options)
+
+    def pair(self, source: str | None, target: str | None) -> Pair:
+        """The model's own codes for ``source`` and ``target``; unless given, those of its first pair that fits.
+
+        Invalid when it has no such pair.
+        """
+        return best_pair(self.manifest.pairs, source, target)
+
+    def pooling(self, name: str | None) -> str:
+        """How texts become vectors: ``name``, or the model's best unless given; Invalid when the model cannot do it."""
+        poolings = self.manifest.poolings
+        if name not in (None, "none", *poolings):
+            raise Invalid([("pooling", f"{name!r} is none of this model's: {', '.join([*poolings, 'none'])}")])
+        return name or poolings[0]
 
     async def translate(
         self,
@@ -143,11 +110,14 @@ class Pipeline:
         QueueFull, DeadlineExceeded, NotReady.
         """
         begin, deadline = time.perf_counter(), self._deadline()
-        prepared = await self._prepare(texts, target, options, prefixes)
-        jobs = [translation(*each, deadline) for each in zip(prepared.sources, prepared.decodings, strict=True)]
+        preprocessed = await self._preprocess(texts, target, options, prefixes)
+        jobs = [
+            translation(ids, decoding, deadline)
+            for ids, decoding in zip(preprocessed.sources, preprocessed.decodings, strict=True)
+        ]
         tokenised = time.perf_counter()
         results: list[Translated] = await self._run(jobs, deadline)
-        translations, detokenise = await self._join(prepared, results, options)
+        translations, detokenise = await self._join(preprocessed, results, options)
         return translations, {"tokenise": tokenised - begin, **_stages(results), "detokenise": detokenise}
 
     async def stream(
@@ -164,14 +134,14 @@ class Pipeline:
         """
         begin, deadline = time.perf_counter(), self._deadline()
         if options.beam_size > 1:
-            said = f"takes a beam_size of 1, not {options.beam_size}: a beam's tokens are final only at its end"
-            raise Invalid([("stream", said)])
-        prepared = await self._prepare(texts, target, options, prefixes)
-        feed = Feed(prepared.sentences, self.tokenizer.decode, self.settings.stream_interval)
-        places = [(index, number) for index, cut in enumerate(prepared.sentences) for number in range(len(cut))]
+            reason = f"takes a beam_size of 1, not {options.beam_size}: a beam's tokens are final only at its end"
+            raise Invalid([("stream", reason)])
+        preprocessed = await self._preprocess(texts, target, options, prefixes)
+        feed = Feed(preprocessed.sentences, self.tokenizer.decode, self.settings.stream_interval)
+        places = [(text, number) for text, cut in enumerate(preprocessed.sentences) for number in range(len(cut))]
         jobs = [
             translation(ids, decoding, deadline, feed.listener(*place, decoding.max_tokens))
-            for ids, decoding, place in zip(prepared.sources, prepared.decodings, places, strict=True)
+            for ids, decoding, place in zip(preprocessed.sources, preprocessed.decodings, places, strict=True)
         ]
         tokenised = time.perf_counter()
         running = asyncio.create_task(self._run(jobs, deadline))
@@ -182,7 +152,7 @@ class Pipeline:
             results: list[Translated] = await running
         finally:
             running.cancel()
-        translations, detokenise = await self._join(prepared, results, options)
+        translations, detokenise = await self._join(preprocessed, results, options)
         yield Finished(translations, {"tokenise": tokenised - begin, **_stages(results), "detokenise": detokenise})
 
     async def encode(
@@ -196,15 +166,17 @@ class Pipeline:
         """
         begin, deadline = time.perf_counter(), self._deadline()
         pooling = self.pooling(pooling)
-        self._check("text", texts)
-        ids, pieces = await unless_short(sum(map(len, texts)), lambda: self._read(texts, target))
-        total = sum(map(len, ids))
+        self._preprocessor.check_texts("text", texts)
+        sources, pieces = await unless_short(sum(map(len, texts)), lambda: self._whole(texts, target))
+        total = sum(map(len, sources))
         if pooling == "none" and total > self.settings.max_vectors:
             raise TooLarge("text", total, self.settings.max_vectors, "tokens to encode one by one")
         tokenised = time.perf_counter()
-        jobs = [encoding(each, deadline, pooled=pooling == "attention") for each in ids]
+        jobs = [encoding(ids, deadline, pooled=pooling == "attention") for ids in sources]
         results: list[Encoded] = await self._run(jobs, deadline)
-        vectors = [sentence_vector(each.vectors)[None] if pooling == "mean" else each.vectors for each in results]
+        vectors = [result.vectors for result in results]
+        if pooling == "mean":
+            vectors = [sentence_vector(memory)[None] for memory in vectors]
         return pieces, vectors, {"tokenise": tokenised - begin, **_stages(results)}
 
     async def attention(
@@ -222,177 +194,68 @@ class Pipeline:
         The text is read whole and its translation, ``written`` or the model's own, is teacher-forced. The same errors.
         """
         begin, deadline = time.perf_counter(), self._deadline()
-        model = self.manifest.model
-        layers = model.encoder_layers if kind == "encoder" else model.decoder_layers
-        layer = layers - 1 if layer is None else layer
-        if layer >= layers:
-            raise Invalid([("layer", f"is {layer}; {kind} attention has layers 0 to {layers - 1}")])
-        if head is not None and head >= model.heads:
-            raise Invalid([("head", f"is {head}; there are heads 0 to {model.heads - 1}")])
-        self._check("text", [text])
+        view = View.of(self.manifest.model, kind, layer, head)
+        self._preprocessor.check_texts("text", [text])
+        [source_ids] = self._preprocessor.whole([text], target)
         limit = self.settings.max_attention_tokens
-        source_ids = self._fitting(self.tokenizer.source(text, target), "text")
         if len(source_ids) > limit:
             raise TooLarge("text", len(source_ids), limit, "tokens")
-        tokenised = time.perf_counter()
-        stages = {"tokenise": tokenised - begin}
+        stages = {"tokenise": time.perf_counter() - begin}
         most = min(limit, self.manifest.limits.target_tokens)
         if written is None:
-            decoding = Decoding(min(most, model.default_limit(len(source_ids))))
-            [found] = await self._run([translation(source_ids, decoding, deadline)], deadline)
-            target_ids = found.hypotheses[0].tokens
-            stages |= _stages([found])
+            decoding = Decoding(min(most, self.manifest.model.default_limit(len(source_ids))))
+            [translated] = await self._run([translation(source_ids, decoding, deadline)], deadline)
+            target_ids = translated.hypotheses[0].tokens
+            stages |= _stages([translated])
         else:
-            self._check("translation", [written])
+            self._preprocessor.check_texts("translation", [written])
             target_ids = self.tokenizer.target(written)
             if len(target_ids) > most:
                 raise TooLarge("translation", len(target_ids), most, "tokens")
         # What the decoder reads at each position is the token before it: queries carry the token they read.
-        read = [START, *target_ids[:-1]]
-        [seen] = await self._run([inspection(source_ids, read, deadline)], deadline)
-        assert isinstance(seen, Attended)
-        stages["queue"] = stages.get("queue", 0.0) + seen.timings.queue
-        stages["attention"] = seen.timings.encode
-        queries = source_ids if kind == "encoder" else read
-        keys = read if kind == "decoder" else source_ids
-        heads = slice(None) if head is None else slice(head, head + 1)
-        name = KINDS[kind].format(layer)
-        return (
-            Attention(
-                kind,
-                layer,
-                self.tokenizer.pieces(queries),
-                self.tokenizer.pieces(keys),
-                seen.arrays[f"{name}.weights"][heads],
-                seen.arrays[f"{name}.scores"][heads],
-            ),
-            stages,
-        )
+        decoder_ids = [START, *target_ids[:-1]]
+        [attended] = await self._run([inspection(source_ids, decoder_ids, deadline)], deadline)
+        assert isinstance(attended, Attended)
+        stages["queue"] = stages.get("queue", 0.0) + attended.timings.queue
+        stages["attention"] = attended.timings.encode
+        pieces = self.tokenizer.pieces(source_ids), self.tokenizer.pieces(decoder_ids)
+        return view.attention(attended.arrays, *pieces), stages
 
     def _deadline(self) -> float:
         """When a request that arrives now has to be done, on the clock of ``time.monotonic``."""
         return time.monotonic() + self.settings.timeout
 
     async def _run(self, jobs: Sequence[Job], deadline: float) -> list[Any]:
-        """Results of ``jobs`` in order; whatever ends this early also ends the work."""
-        self.engine.submit(jobs)
-        try:
-            # The engine keeps the deadline; this one speaks up when the engine itself hangs.
-            await _all_done(jobs, max(0.0, deadline - time.monotonic()) + HANGS_SECONDS)
-            for job in jobs:
-                if _failed(job.future):
-                    job.future.result()
-            return [job.future.result(timeout=0) for job in jobs]
-        except (TimeoutError, DeadlineExceeded) as error:
-            error.__traceback__ = None  # leads here, and so to the job that keeps the error
-            raise DeadlineExceeded(self.settings.timeout) from None
-        finally:
-            if not all(job.future.done() for job in jobs):
-                self.engine.cancel(jobs)
+        return await waiting.results(self.engine, jobs, deadline, self.settings.timeout)
 
-    def pair(self, source: str | None, target: str | None) -> tuple[str, str]:
-        """The model's first pair that fits what was asked for; Invalid when none does."""
-        pairs = self.manifest.pairs
-        for pair in pairs:
-            if source in (None, pair[0]) and target in (None, pair[1]):
-                return pair
-        sources = sorted({pair[0] for pair in pairs})
-        if source is not None and source not in sources:
-            raise Invalid([("source", f"{source!r} is not a source language; this model reads {', '.join(sources)}")])
-        known = ", ".join(sorted({pair[1] for pair in pairs if source in (None, pair[0])}))
-        raise Invalid([("target", f"{target!r} is not a target language; this model writes {known}")])
-
-    def pooling(self, asked: str | None) -> str:
-        """How texts are made into vectors; Invalid when the model cannot do what was ``asked``."""
-        poolings = self.manifest.poolings
-        if asked not in (None, "none", *poolings):
-            raise Invalid([("pooling", f"{asked!r} is none of this model's: {', '.join([*poolings, 'none'])}")])
-        return asked or poolings[0]
-
-    def _check(self, field: str, texts: Sequence[str], blank: bool = False) -> None:
-        """Refuse texts that are too many, too long or, unless they may be, ``blank``."""
-        if len(texts) > self.settings.max_texts:
-            raise TooLarge(field, len(texts), self.settings.max_texts, "texts")
-        for number, text in enumerate(texts):
-            if len(text) > self.settings.max_characters:
-                raise TooLarge(_field(field, number, texts), len(text), self.settings.max_characters, "characters")
-        if blanks := [number for number, text in enumerate(texts) if not blank and not text.strip()]:
-            raise Invalid([(_field(field, number, texts), "is blank") for number in blanks])
-
-    def _fitting(self, ids: list[int], field: str) -> list[int]:
-        if len(ids) > self.manifest.limits.source_tokens:
-            raise TooLarge(field, len(ids), self.manifest.limits.source_tokens, "tokens in one sentence")
-        return ids
-
-    def _read(self, texts: Sequence[str], target: str) -> tuple[list[list[int]], list[list[str]]]:
-        """Each whole text's source ids, and their pieces."""
-        sources = self.tokenizer.sources(texts, target)
-        ids = [self._fitting(each, _field("text", number, texts)) for number, each in enumerate(sources)]
-        return ids, [self.tokenizer.pieces(each) for each in ids]
-
-    async def _prepare(
+    async def _preprocess(
         self, texts: Sequence[str], target: str, options: TranslateOptions, prefixes: Sequence[str]
-    ) -> _Prepared:
-        """Check what was asked for and cut it up."""
-        self.check(options)
-        self._check("text", texts)
-        if prefixes and len(prefixes) != len(texts):
-            raise Invalid([("prefix", f"has {len(prefixes)} for {len(texts)} texts: give one a text, blank for none")])
-        self._check("prefix", prefixes, blank=True)
+    ) -> Preprocessed:
+        preprocessor = self._preprocessor
+        preprocessor.check(texts, options, prefixes)
         # What cannot fit in any case is refused before it is worked on: a full service must not be busy with refusing.
-        self.engine.check_room(self._least(texts, options))
-        prefixes = prefixes or [""] * len(texts)
-        return await unless_short(sum(map(len, texts)), lambda: self._cut(texts, target, options, prefixes))
+        self.engine.check_room(preprocessor.least_cost(texts, options))
+        return await unless_short(sum(map(len, texts)), lambda: preprocessor.cut(texts, target, options, prefixes))
 
-    def _least(self, texts: Sequence[str], options: TranslateOptions) -> int:
-        """Tokens that translating ``texts`` costs at least, known from their characters."""
-        source = self.tokenizer.least(texts)
-        # As many are expected of each hypothesis, unless fewer are asked for.
-        return source if options.max_tokens else source * (1 + options.beam_size)
-
-    def _cut(self, texts: Sequence[str], target: str, options: TranslateOptions, prefixes: Sequence[str]) -> _Prepared:
-        cuts = [split(text) for text in texts]
-        sources = self.tokenizer.sources([piece.text for cut in cuts for piece in cut], target)
-        prepared = _Prepared(cuts, [], [])
-        for number, (cut, prefix) in enumerate(zip(cuts, prefixes, strict=True)):
-            given = tuple(self.tokenizer.target(prefix)[:-1]) if prefix else ()
-            for _ in cut:
-                ids = self._fitting(sources[len(prepared.sources)], _field("text", number, texts))
-                limit = self._limit(ids, given, options, _field("prefix", number, texts))
-                prepared.decodings.append(options.decoding(limit, given, stream=len(prepared.sources)))
-                prepared.sources.append(ids)
-                given = ()
-        return prepared
-
-    def _limit(self, source: list[int], prefix: tuple[int, ...], options: TranslateOptions, field: str) -> int:
-        """The most tokens of a sentence's translation."""
-        most = self.manifest.limits.target_tokens
-        if len(prefix) >= (options.max_tokens or most):
-            limit = f"max_tokens, {options.max_tokens}," if options.max_tokens else f"the limit, {most},"
-            raise Invalid([(field, f"has {len(prefix)} tokens; {limit} leaves none to go on with: shorten it")])
-        usual = self.manifest.model.default_limit(len(source)) + len(prefix)
-        return options.max_tokens or min(most, max(usual, options.min_tokens))
+    def _whole(self, texts: Sequence[str], target: str) -> tuple[list[list[int]], list[list[str]]]:
+        """Each whole text's source ids, and their pieces."""
+        sources = self._preprocessor.whole(texts, target)
+        return sources, [self.tokenizer.pieces(ids) for ids in sources]
 
     async def _join(
-        self, prepared: _Prepared, results: list[Translated], options: TranslateOptions
+        self, preprocessed: Preprocessed, results: list[Translated], options: TranslateOptions
     ) -> tuple[list[Translation], float]:
         """The translations, and the seconds it took."""
 
         def joined() -> list[Translation]:
-            remaining = iter(results)
+            remaining, decode = iter(results), self.tokenizer.decode
+            how = options.alternatives, options.length_penalty
             return [
-                join(
-                    cut,
-                    [next(remaining).hypotheses for _ in cut],
-                    self.tokenizer.decode,
-                    options.alternatives,
-                    options.length_penalty,
-                )
-                for cut in prepared.sentences
+                join(cut, [next(remaining).hypotheses for _ in cut], decode, *how) for cut in preprocessed.sentences
             ]
 
         begin = time.perf_counter()
-        tokens = sum(len(each.tokens) for result in results for each in result.hypotheses)
+        tokens = sum(len(hypothesis.tokens) for result in results for hypothesis in result.hypotheses)
         return await unless_short(CHARACTERS * tokens, joined), time.perf_counter() - begin
 
 
@@ -400,41 +263,6 @@ def sentence_vector(memory: Array) -> Array:
     """``[width]``: the mean of ``memory`` ``[tokens, width]``, scaled to length 1."""
     mean = memory.mean(axis=0, dtype=np.float64)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
-
-
-def _field(name: str, number: int, texts: Sequence[str]) -> str:
-    return name if len(texts) == 1 else f"{name}.{number}"
-
-
-async def _all_done(jobs: Sequence[Job], seconds: float) -> None:
-    """Wait until all ``jobs`` are done or one has failed, ``seconds`` at most; the engine wakes the event loop once."""
-    if not jobs:
-        return
-    # The jobs' futures keep the callback, which therefore must not know the jobs: they would lie about in circles until
-    # Python looks for such garbage, once in minutes.
-    loop, last, done = asyncio.get_running_loop(), len(jobs), itertools.count(1)
-    waiting: asyncio.Future[None] = loop.create_future()
-
-    def go_on() -> None:
-        if not waiting.done():
-            waiting.set_result(None)
-
-    def count(future: "Future[Any]") -> None:
-        if next(done) == last or _failed(future):
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(go_on)
-
-    for job in jobs:
-        job.future.add_done_callback(count)
-    limit = loop.call_later(seconds, go_on)
-    try:
-        await waiting
-    finally:
-        limit.cancel()
-
-
-def _failed(future: "Future[Any]") -> bool:
-    return future.done() and not future.cancelled() and future.exception() is not None
 
 
 def _stages(results: Sequence[Translated | Encoded]) -> Stages:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from serving.api import native
 from serving.ingress import Ingress
-from serving.pipeline import Pipeline
+from serving.registry import Registry
 from serving.settings import Settings
 
 GARBAGE = 50_000
@@ -21,21 +21,21 @@ PARTING_SECONDS = 0.3
 
 
 class Replica:
-    """A pipeline and its HTTP server, in a process that is theirs: it is set up for them, and ends with the engine."""
+    """Models and their HTTP server, in a process that is theirs: it is set up for them, and ends with any engine."""
 
     def __init__(self, settings: Settings, last_words: Callable[[BaseException], None] = lambda failure: None) -> None:
-        """Read the bundle and start the engine; BundleError when it cannot be served.
+        """Read the bundles and start the engines; BundleError when one cannot be served.
 
-        If the engine breaks later, ``last_words`` is called with what broke it, and this process ends with status 1.
+        If an engine breaks later, ``last_words`` is called with what broke it, and this process ends with status 1.
         """
-        self.pipeline = Pipeline(settings)
-        self.routes = native.build(self.pipeline)
+        self.registry = Registry.load(settings)
+        self.routes = native.build(self.registry)
         self.ingress: Ingress | None = None
         self._last_words = last_words
 
     async def start(self) -> None:
         """Run every graph once, set up the process and, unless Serve's proxies do, listen; OSError when it cannot."""
-        await self.pipeline.warm_up()
+        await self.registry.warm_up()
         # What is there by now stays: looking through it again and again for garbage would hold everything up.
         gc.collect()
         gc.freeze()
@@ -43,26 +43,27 @@ class Replica:
         # The engine and the event loop share the interpreter with threads that read long texts.
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
-        settings = self.pipeline.settings
+        settings = self.registry.settings
         if settings.ingress == "direct":
             self.ingress = Ingress(self.routes, settings.host, settings.port)
             await self.ingress.begin()
-        self.pipeline.engine.when_broken = self._end
+        self.registry.when_broken = self._end
 
     def check_health(self) -> None:
-        """RuntimeError when the engine is dead or stuck, or nobody listens."""
-        self.pipeline.engine.check_health()
+        """RuntimeError when an engine is dead or stuck, or nobody listens."""
+        self.registry.check_alive()
         if self.ingress and not self.ingress.alive:
             raise RuntimeError("the HTTP server has ended")
 
     async def close(self) -> None:
-        """Answer what has come, and end the engine."""
+        """Answer what has come, and end the engines."""
+        self.registry.leave()
         if self.ingress:
             await self.ingress.drain()
-        self.pipeline.close()
+        self.registry.close()
 
     def _end(self, failure: BaseException) -> None:
-        """End this process, since its engine has; called by the engine's thread."""
+        """End this process, since an engine has ended; called by that engine's thread."""
         try:
             if self.ingress:
                 self._loop.call_soon_threadsafe(self.ingress.refuse)

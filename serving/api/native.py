@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +16,7 @@ from serving import metrics
 from serving.api import http
 from serving.errors import NotReady
 from serving.offload import unless_short
-from serving.pipeline import Pipeline
+from serving.registry import Registry
 from serving.schemas import (
     AttentionRequest,
     AttentionResponse,
@@ -33,8 +33,9 @@ from serving.streaming import Delta
 from serving.translation import Translation
 
 
-def build(pipeline: Pipeline) -> FastAPI:
-    """The application over ``pipeline``."""
+def build(registry: Registry) -> FastAPI:
+    """The application over the one model of ``registry``."""
+    [pipeline] = registry.pipelines
     app = http.Application(title="Dragoman", docs_url=None, redoc_url=None)
     name, limit = pipeline.manifest.name, pipeline.settings.max_body
 
@@ -129,12 +130,11 @@ def build(pipeline: Pipeline) -> FastAPI:
 
     @app.get("/healthz")
     async def alive() -> Response:
-        return _health(pipeline, "alive")
+        return _health(registry.check_alive, "alive")
 
     @app.get("/readyz")
     async def ready() -> Response:
-        # A replica takes no request before every graph has run once.
-        return _health(pipeline, "ready")
+        return _health(registry.check_ready, "ready")
 
     @app.get("/metrics")
     async def figures() -> Response:
@@ -143,9 +143,9 @@ def build(pipeline: Pipeline) -> FastAPI:
     return app
 
 
-def _health(pipeline: Pipeline, status: str) -> Response:
+def _health(check: Callable[[], None], status: str) -> Response:
     try:
-        pipeline.engine.check_health()
+        check()
     except RuntimeError as error:
         raise NotReady(str(error)) from None
     return JSONResponse({"status": status})

@@ -1,5 +1,6 @@
 """The API over a pipeline in this process: starts in moments, and shows its engine to the tests."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,16 +12,17 @@ import pytest
 import uvicorn
 
 from serving.api import native
-from serving.pipeline import Pipeline
+from serving.registry import Registry
 from serving.settings import Settings
 from tests.service import free_port
 
 
 class Api:
-    """A pipeline and the address at which it answers."""
+    """A registry of one model and the address at which it answers."""
 
-    def __init__(self, pipeline: Pipeline, port: int) -> None:
-        self.pipeline, self.port = pipeline, port
+    def __init__(self, registry: Registry, port: int) -> None:
+        self.registry, self.port = registry, port
+        [self.pipeline] = registry.pipelines
         self.url = f"http://127.0.0.1:{port}"
         self.steps = 0
         """Decoding steps since `slow_down`."""
@@ -45,17 +47,18 @@ class Api:
 
 @contextmanager
 def answering(bundle: Path, **settings: Any) -> Iterator[Api]:
-    pipeline, port = Pipeline(Settings(bundle=bundle, cpus=1, **settings)), free_port()
-    server = uvicorn.Server(uvicorn.Config(native.build(pipeline), port=port, log_level="error"))
+    registry, port = Registry.load(Settings(bundle=bundle, cpus=1, **settings)), free_port()
+    asyncio.run(registry.warm_up())
+    server = uvicorn.Server(uvicorn.Config(native.build(registry), port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         wait_until(lambda: server.started)
-        yield Api(pipeline, port)
+        yield Api(registry, port)
     finally:
         server.should_exit = True
         thread.join()
-        pipeline.close()
+        registry.close()
 
 
 def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from export import verify
 from export.exporter import export
 from model import checkpoint
 from model.search import beam, sample
 from model.translate import translate
-from serving.engine.decoding import Decoding
 from serving.engine.jobs import Job, translation
 from serving.errors import DeadlineExceeded, Invalid, NotReady, QueueFull, ServiceError, TooLarge
 from serving.options import SamplingOptions, TranslateOptions
@@ -27,7 +24,7 @@ from serving.settings import Settings
 from serving.streaming import Delta
 from serving.translation import Translation
 from tests.serving.conftest import wait_until
-from tests.serving.engine.engines import Held, greedy, soon
+from tests.serving.engine.engines import Held, greedy
 
 
 @pytest.fixture(scope="module")
@@ -157,39 +154,6 @@ def test_no_texts_have_no_translations(pipeline: Pipeline) -> None:
     assert stages["decode"] == 0
 
 
-def test_an_engine_that_hangs_is_given_up_a_little_after_the_deadline(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serving.pipeline.HANGS_SECONDS", 0.1)
-    monkeypatch.setattr(pipeline.engine, "submit", lambda jobs: None)
-    jobs = greedy([[9, 2], [8, 2]])
-    with pytest.raises(DeadlineExceeded, match="not done within"):
-        asyncio.run(pipeline._run(jobs, time.monotonic()))
-    assert all(job.cancelled for job in jobs)
-
-
-def test_sentences_that_are_done_at_different_times_wake_whoever_waits_once(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def run() -> int:
-        loop, woken = asyncio.get_running_loop(), 0
-        waking = loop.call_soon_threadsafe
-
-        def counted(*arguments: Any) -> Any:
-            nonlocal woken
-            woken += 1
-            return waking(*arguments)
-
-        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-        # One of them is over at once, the other takes twenty steps.
-        jobs = [translation([9, 2], Decoding(most, most), soon()) for most in (1, 20)]
-        results = await pipeline._run(jobs, soon())
-        assert [len(each.hypotheses[0].tokens) for each in results] == [1, 20]
-        return woken
-
-    assert asyncio.run(run()) == 1
-
-
 def test_one_that_fails_fails_the_whole_request(tiny_bundle: Path) -> None:
     pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1))
     held = Held(pipeline.engine)
@@ -235,21 +199,6 @@ def test_what_cannot_fit_the_queue_is_refused_before_it_is_read(
     finally:
         held.release()
         pipeline.close()
-
-
-@pytest.mark.parametrize("options", [{}, {"beam_size": 3}, {"max_tokens": 1}, {"beam_size": 2, "max_tokens": 1}])
-@given(st.lists(st.text(st.sampled_from("ae.! \u00a0\u3000▁\u0301"), min_size=1, max_size=3), min_size=1, max_size=4))
-def test_nothing_costs_less_than_what_it_is_refused_for(
-    pipeline: Pipeline, options: dict[str, Any], texts: list[str]
-) -> None:
-    asked = TranslateOptions(**options)
-    each = [text * 40 for text in texts]
-    try:
-        prepared = pipeline._cut(each, "de", asked, [""] * len(each))
-    except TooLarge:
-        assume(False)
-    jobs = [translation(*one, 0.0) for one in zip(prepared.sources, prepared.decodings, strict=True)]
-    assert pipeline._least(each, asked) <= sum(job.cost for job in jobs)
 
 
 def ids(pipeline: Pipeline, text: str) -> torch.Tensor:
