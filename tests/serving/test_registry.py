@@ -12,7 +12,8 @@ from serving.errors import Invalid
 from serving.options import TranslateOptions
 from serving.registry import Registry, shares
 from serving.settings import Settings
-from tests.serving.conftest import wait_until
+from tests.service import fetch
+from tests.serving.conftest import answering, wait_until
 
 
 def with_manifest(bundle: Path, folder: Path, **changes: object) -> Path:
@@ -123,18 +124,18 @@ def test_with_one_model_its_languages_are_this_models(alone: Registry) -> None:
 
 
 def test_the_chosen_models_translate_side_by_side(registry: Registry) -> None:
-    options = TranslateOptions(max_tokens=5)
+    options = TranslateOptions(min_tokens=5, max_tokens=5)
+    before = [pipeline.engine.work.steps for pipeline in registry.pipelines]
 
-    async def run() -> list[str]:
+    async def run() -> list[int]:
         chosen = [registry.choose(None, source, None) for source in ("en", "de")]
         answers = await asyncio.gather(
             *(pipeline.translate(["Hello."], source, target, options) for pipeline, source, target in chosen)
         )
-        return [translation.text for [translation], _ in answers]
+        return [translation.tokens for [translation], _ in answers]
 
-    texts = asyncio.run(run())
-    assert all(texts)
-    assert registry.engine_load == 0
+    assert asyncio.run(run()) == [5, 5]
+    assert [pipeline.engine.work.steps for pipeline in registry.pipelines] == [steps + 5 for steps in before]
 
 
 def test_the_fullest_engine_says_how_busy_the_replica_is(registry: Registry) -> None:
@@ -203,3 +204,13 @@ def test_when_any_engine_breaks_it_is_told_and_the_replica_is_neither_alive_nor_
                 check()
     finally:
         registry.close()
+
+
+def test_a_replica_that_is_to_go_still_answers_and_says_so(tiny_bundle: Path) -> None:
+    with answering(tiny_bundle) as api:
+        assert [fetch(f"{api.url}/{route}").status for route in ("healthz", "readyz")] == [200, 200]
+        api.registry.leave()
+        assert [fetch(f"{api.url}/{route}").status for route in ("healthz", "readyz")] == [200, 503]
+        body = json.dumps({"text": "Hello.", "source": "en_US", "target": "DE"}).encode()
+        answer = fetch(f"{api.url}/v1/translate", body)
+        assert (answer.status, answer.json["source"], answer.json["target"]) == (200, "en", "de")
