@@ -67,7 +67,7 @@ class Contestant(Protocol):
 
 
 class Dragoman:
-    """This engine, as `serving.pipeline` sets it up, with rows enough for every hypothesis of a batch."""
+    """This engine, as `serving.proven_engine` sets it up, with rows enough for every hypothesis of a batch."""
 
     def __init__(self, bundle: Path, device: str, threads: int, rows: int) -> None:
         # Not `read_manifest`: a bundle made for a benchmark alone has passed no parity gate.

@@ -19,7 +19,8 @@ def test_translates_lines_in_order_and_keeps_blank_ones(tiny_bundle: Path) -> No
     assert written[20:22] == ["", ""]
     assert written[-1] == ""
     assert len(written) == 43
-    again = dragoman("translate", "--bundle", tiny_bundle, given=b"Line number 7.\n").stdout.decode()
+    named = ["--source", "EN", "--target", "de_DE"]
+    again = dragoman("translate", "--bundle", tiny_bundle, *named, given=b"Line number 7.\n").stdout.decode()
     assert again == written[7] + "\n"
 
 
