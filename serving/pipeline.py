@@ -22,6 +22,7 @@ from serving.engine.decoding import Decoding
 from serving.engine.engine import Engine
 from serving.engine.jobs import Job, encoding, inspection, translation
 from serving.engine.results import Attended, Encoded, Timings, Translated
+from serving.engine.work import Work
 from serving.errors import DeadlineExceeded, Invalid, TooLarge
 from serving.offload import unless_short
 from serving.options import GREEDY, TranslateOptions
@@ -79,7 +80,7 @@ class _Prepared(NamedTuple):
 class Pipeline:
     """A bundle ready to work, for one process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, work: Work | None = None) -> None:
         folder: Path = settings.bundle
         self.settings = settings
         self.manifest: Manifest = read_manifest(folder)
@@ -93,7 +94,7 @@ class Pipeline:
             batch = runtime.batch(settings.rows)
             limits = settings.encode_tokens, settings.queue_tokens, settings.request_rows
             try:
-                self.engine = Engine(runtime, batch, *limits, lambda: self._prove(runtime, batch))
+                self.engine = Engine(runtime, batch, *limits, lambda: self._prove(runtime, batch), work)
             except SelfCheckError as error:
                 if settings.device == "cuda" and error.__cause__:
                     raise error.__cause__ from None  # the GPU has failed, not the bundle

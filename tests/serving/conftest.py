@@ -1,5 +1,7 @@
 """The API over a pipeline in this process: starts in moments, and shows its engine to the tests."""
 
+import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import pytest
 import uvicorn
 
 from serving.api import native
+from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.settings import Settings
 from tests.service import free_port
@@ -45,17 +48,19 @@ class Api:
 
 @contextmanager
 def answering(bundle: Path, **settings: Any) -> Iterator[Api]:
-    pipeline, port = Pipeline(Settings(bundle=bundle, cpus=1, **settings)), free_port()
-    server = uvicorn.Server(uvicorn.Config(native.build(pipeline), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        yield Api(pipeline, port)
-    finally:
-        server.should_exit = True
-        thread.join()
-        pipeline.close()
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Metrics(Path(folder))) as metrics:
+        pipeline, port = Pipeline(Settings(bundle=bundle, cpus=1, **settings), metrics.work()), free_port()
+        metrics.watch(pipeline.engine)
+        server = uvicorn.Server(uvicorn.Config(native.build(pipeline, metrics), port=port, log_level="error"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield Api(pipeline, port)
+        finally:
+            server.should_exit = True
+            thread.join()
+            pipeline.close()
 
 
 def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
