@@ -39,8 +39,6 @@ class Server:
 
     url: str
     process: "subprocess.Popen[bytes]"
-    replicas: int = 1
-    """Processes that answer; one is ready before the others."""
 
     def usage(self) -> Usage:
         """Up to now, of the processes that are alive."""

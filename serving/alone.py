@@ -6,9 +6,11 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import uvicorn
 
+from serving import state
 from serving.ingress import LEAVING_SECONDS
 from serving.replica import Replica
 from serving.settings import Settings
@@ -36,9 +38,14 @@ def run(settings: Settings, stop: Stop, ready: Callable[[], None], last_words: C
     When the engine breaks, ``last_words`` is called with what broke it and this process ends with status 1.
     """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every client that speaks no HTTP
-    with _event_loop() as loop:
+    with _state(settings, stop) as (folder, remove), _event_loop() as loop:
+
+        def remove_and_tell(failure: BaseException) -> None:
+            remove()
+            last_words(failure)
+
         try:
-            replica = asyncio.run_coroutine_threadsafe(_started(settings, last_words), loop).result()
+            replica = asyncio.run_coroutine_threadsafe(_started(settings, folder, remove_and_tell), loop).result()
         except Exception as error:  # whatever it is, the replica is not there
             raise no_replica(last_line("".join(traceback.format_exception_only(error)))) from None
         if not stop.asked:
@@ -49,8 +56,21 @@ def run(settings: Settings, stop: Stop, ready: Callable[[], None], last_words: C
         stop.wait_for(closing.done, settings.timeout + LEAVING_SECONDS + 10)
 
 
-async def _started(settings: Settings, last_words: Callable[[BaseException], None]) -> Replica:
-    replica = Replica(settings, last_words)
+@contextlib.contextmanager
+def _state(settings: Settings, stop: Stop) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The state folder, and what removes it if it is a private one: in the end, or when everything ends at once."""
+    if settings.state:
+        yield settings.state, lambda: None
+        return
+    folder, stop.at_once = state.temporary()
+    try:
+        yield folder, stop.at_once
+    finally:
+        stop.at_once()
+
+
+async def _started(settings: Settings, folder: Path, last_words: Callable[[BaseException], None]) -> Replica:
+    replica = Replica(settings, folder, last_words)
     await replica.start()
     return replica
 

@@ -1,5 +1,6 @@
 """Replicas of the service, as Ray Serve runs them."""
 
+from pathlib import Path
 from typing import Any
 
 from serving.ray_environment import prepare
@@ -16,6 +17,7 @@ from serving import autoscaling
 from serving.ingress import LEAVING_SECONDS
 from serving.replica import Replica
 from serving.settings import Settings
+from serving.state import private
 
 NAME = "dragoman"
 
@@ -27,7 +29,8 @@ class Dragoman:
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
         _keep_to_loopback()
-        self.replica = Replica(Settings(**settings))
+        found = Settings(**settings)
+        self.replica = Replica(found, found.state or private(_session() / NAME))
         await self.replica.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -75,7 +78,14 @@ def application(arguments: dict[str, Any]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.timeout + LEAVING_SECONDS + 5,
     )
-    return deployment.bind(settings.model_dump(mode="json") | {"bundle": str(settings.bundle.resolve())})
+    # A replica has another working folder than this process.
+    absolute = {"bundle": str(settings.bundle.resolve()), "state": settings.state and str(settings.state.resolve())}
+    return deployment.bind(settings.model_dump(mode="json") | absolute)
+
+
+def _session() -> Path:
+    """Where Ray keeps this node's files; they are gone when the machine, or the container, starts anew."""
+    return Path(ray.get_runtime_context().worker.node.get_session_dir_path())
 
 
 def _keep_to_loopback() -> None:

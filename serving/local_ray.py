@@ -37,14 +37,14 @@ END_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def running(stop: Stop, **options: Any) -> Iterator[None]:
+def running(stop: Stop, **options: Any) -> Iterator[Path | None]:
     """Start Ray with ``options`` of ``ray.init``, and end it and everything it started.
 
-    While it starts, signals are only noted (``stop.asked``), and one that was noted before keeps it from starting.
-    StartError when it cannot.
+    Gives its private folder, which is gone afterwards. While it starts, signals are only noted (``stop.asked``); one
+    that was noted before keeps it from starting, and then there is no folder. StartError when it cannot.
     """
     if stop.asked:
-        yield
+        yield None
         return
     _leave_out()
     with _private_folder() as folder:
@@ -74,7 +74,7 @@ def running(stop: Stop, **options: Any) -> Iterator[None]:
             stop.listen()  # Ray has set handlers of its own
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
-            yield
+            yield folder
         finally:
             end()
 

@@ -1,50 +1,142 @@
-"""An engine's figures in the text format of Prometheus."""
+"""The service's figures in the text format of Prometheus: counters of all replicas together, gauges of each."""
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from serving import totals
 from serving.engine.engine import Engine
+from serving.engine.work import Work
+from serving.totals import Counter, Totals
+from serving.totals_file import Number, Reading
 
-__all__ = ["CONTENT_TYPE", "exposition"]
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+GAUGES = {
+    "rows": "Hypotheses that can be decoded at one time",
+    "rows_in_use": "Hypotheses being decoded",
+    "queue_tokens": "Tokens that may wait",
+    "waiting_tokens": "Tokens of sentences not encoded yet",
+}
+"""Attributes of an engine."""
+COUNTERS = {
+    "source_tokens": "Source tokens encoded",
+    "padded_tokens": "Positions of the encoder's attention, padding included",
+    "steps": "Decoding steps",
+    "decoded_rows": "Rows of all steps: over steps, of a step on average",
+}
+REQUESTS = ("route", "method", "status")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+OTHER = "other"
+"""In place of a method that nobody defined: strangers may invent as many as they like."""
+REFRESH_SECONDS = 0.25
+"""How old another replica's gauges may be; counters are never old."""
 
 
-def exposition(engine: Engine) -> bytes:
-    """What ``engine`` has done and is doing, now.
+class Metrics:
+    """One replica's figures, written where all that share its state folder read them."""
 
-    Every figure carries the process it comes from: with several replicas, whoever asks the service reaches one of them.
-    """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(engine))
-    return generate_latest(registry)
+    def __init__(self, folder: Path) -> None:
+        """Begin to count in the state ``folder``; OSError when it cannot be used."""
+        self._folder, self._totals = folder, Totals(folder)
+        labels = {"host": socket.gethostname(), "process": str(os.getpid())}
+        self._gauges = {name: self._totals.gauge(name, **labels) for name in GAUGES}
+        self._requests: dict[tuple[str, str, int], Counter] = {}
+        self._engines: list[Engine] = []
+
+    def work(self) -> Work:
+        """What an engine is to count its work in."""
+        return _SharedWork(self._totals)
+
+    def watch(self, engines: Iterable[Engine]) -> None:
+        """Show the gauges of ``engines``, their sums."""
+        self._engines = list(engines)
+
+    def count_request(self, route: str, method: str, status: int) -> None:
+        """Count an answer with ``status``; ``route`` is one of the service's own, or a word for all others."""
+        method = method if method in METHODS else OTHER
+        key = route, method, status
+        if key not in self._requests:
+            self._requests[key] = self._totals.counter("requests", route=route, method=method, status=str(status))
+        self._requests[key].add()
+
+    def refresh(self) -> None:
+        """Write the gauges as they are now."""
+        for name, gauge in self._gauges.items():
+            gauge.set(sum(getattr(engine, name) for engine in self._engines))
+
+    async def keep_fresh(self) -> None:
+        """Refresh for other replicas' answers until cancelled."""
+        while True:
+            self.refresh()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    def exposition(self) -> bytes:
+        """What all replicas have done, and what each that lives is doing."""
+        self.refresh()
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Figures(totals.read(self._folder)))
+        return generate_latest(registry)
+
+    def close(self) -> None:
+        """Be counted among the replicas that are gone."""
+        self._totals.close()
+
+
+class _SharedWork(Work):
+    """Work that others see at once."""
+
+    def __init__(self, own: Totals) -> None:
+        super().__init__()
+        self._source, self._padded, self._steps, self._rows = map(own.counter, COUNTERS)
+
+    def encoded(self, tokens: int, positions: int) -> None:
+        super().encoded(tokens, positions)
+        self._source.add(tokens)
+        self._padded.add(positions)
+
+    def stepped(self, rows: int) -> None:
+        super().stepped(rows)
+        self._steps.add()
+        self._rows.add(rows)
 
 
 class _Figures(Collector):
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, found: Reading) -> None:
+        self._found = found
 
-    def collect(self) -> Iterator[Metric]:
-        engine, work, process = self._engine, self._engine.work, [socket.gethostname(), str(os.getpid())]
-        for kind, name, said, value in (
-            (GaugeMetricFamily, "rows", "Hypotheses that can be decoded at one time", engine.rows),
-            (GaugeMetricFamily, "rows_in_use", "Hypotheses being decoded", engine.rows_in_use),
-            (GaugeMetricFamily, "queue_tokens", "Tokens that may wait", engine.queue_tokens),
-            (GaugeMetricFamily, "waiting_tokens", "Tokens of sentences not encoded yet", engine.waiting_tokens),
-            (CounterMetricFamily, "source_tokens", "Source tokens encoded", work.source_tokens),
-            (
-                CounterMetricFamily,
-                "padded_tokens",
-                "Positions of the encoder's attention, padding included",
-                work.padded_tokens,
-            ),
-            (CounterMetricFamily, "steps", "Decoding steps", work.steps),
-            (CounterMetricFamily, "decoded_rows", "Rows of all steps: over steps, of a step on average", work.rows),
-        ):
-            family = kind(f"dragoman_{name}", said, labels=["host", "process"])
-            family.add_metric(process, value)
-            yield family
+    def collect(self) -> list[Metric]:
+        families: list[Metric] = [
+            _family(GaugeMetricFamily, name, said, ("host", "process"), self._found.gauges)
+            for name, said in GAUGES.items()
+        ]
+        families += [
+            _family(CounterMetricFamily, name, said, (), self._found.counters) for name, said in COUNTERS.items()
+        ]
+        return [
+            *families,
+            _family(CounterMetricFamily, "requests", "Requests answered", REQUESTS, self._found.counters),
+        ]
+
+
+def _family(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    said: str,
+    labels: Sequence[str],
+    found: Mapping[Number, float],
+) -> Metric:
+    """All series of ``name``; those with other ``labels``, which another version has counted, are left out."""
+    family = kind(f"dragoman_{name}", said, labels=labels)
+    for number, value in sorted(found.items()):
+        values = dict(number.labels)
+        if number.name == name and set(values) == set(labels):
+            family.add_metric([values[label] for label in labels], value)
+    return family

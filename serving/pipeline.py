@@ -18,6 +18,7 @@ from serving.engine import waiting
 from serving.engine.decoding import Decoding
 from serving.engine.jobs import Job, encoding, inspection, translation
 from serving.engine.results import Attended, Encoded, Timings, Translated
+from serving.engine.work import Work
 from serving.errors import Invalid, TooLarge
 from serving.languages import Pair, best_pair
 from serving.offload import unless_short
@@ -47,8 +48,9 @@ class Finished:
 class Pipeline:
     """A bundle ready to work, for one process."""
 
-    def __init__(self, settings: Settings, cores: int | None = None) -> None:
-        """Read the bundle and start its engine, which computes with ``cores``, all of ``settings.cpus`` unless given.
+    def __init__(self, settings: Settings, cores: int | None = None, work: Work | None = None) -> None:
+        """Read the bundle and start its engine, which computes with ``cores``, all of ``settings.cpus`` unless given,
+        and counts what it does in ``work``.
 
         BundleError when it cannot be used.
         """
@@ -60,7 +62,7 @@ class Pipeline:
             pieces, expected = self.tokenizer.vocabulary, self.manifest.model.vocabulary
             raise BundleError(folder, [f"{TOKENIZER} has {pieces} pieces, the model {expected}"])
         self._preprocessor = Preprocessor(settings, self.manifest, self.tokenizer)
-        self.engine = proven_engine(settings, self.manifest, settings.cpus if cores is None else cores)
+        self.engine = proven_engine(settings, self.manifest, settings.cpus if cores is None else cores, work)
 
     @classmethod
     def offline(cls, settings: Settings) -> "Pipeline":

@@ -2,14 +2,15 @@
 
 from export.bundle import BundleError, Manifest
 from serving.engine.engine import Engine
+from serving.engine.work import Work
 from serving.runtime.devices import faults_of, runtime_on
 from serving.runtime.interface import DecoderBatch, Runtime
 from serving.runtime.selfcheck import SelfCheckError, fill, prove
 from serving.settings import Settings
 
 
-def proven_engine(settings: Settings, manifest: Manifest, cores: int) -> Engine:
-    """The engine of the bundle of ``settings``, which computes with ``cores`` threads.
+def proven_engine(settings: Settings, manifest: Manifest, cores: int, work: Work | None = None) -> Engine:
+    """The engine of the bundle of ``settings``, which computes with ``cores`` threads and counts in ``work``.
 
     BundleError when it finds other tokens than the bundle's probes have, DeviceError when the device cannot run it.
     """
@@ -19,7 +20,7 @@ def proven_engine(settings: Settings, manifest: Manifest, cores: int) -> Engine:
         batch = runtime.batch(settings.rows)
         limits = settings.encode_tokens, settings.queue_tokens, settings.request_rows
         try:
-            return Engine(runtime, batch, *limits, lambda: _prove(runtime, batch, settings))
+            return Engine(runtime, batch, *limits, lambda: _prove(runtime, batch, settings), work)
         except SelfCheckError as error:
             if device == "cuda" and error.__cause__:
                 raise error.__cause__ from None  # the GPU has failed, not the bundle

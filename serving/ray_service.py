@@ -24,8 +24,10 @@ def run(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
     """Serve until ``stop``; calls ``ready`` once requests are answered. Raises StartError."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cpus, gpus = settings.max_replicas * settings.cpus, settings.whole_gpus
-    with local_ray.running(stop, num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES):
-        _serve(settings, stop, ready)
+    with local_ray.running(stop, num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES) as private:
+        if private:
+            state = settings.state or private / "state"
+            _serve(settings.model_copy(update={"state": state}), stop, ready)
 
 
 def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.bundle import BundleError, Manifest
+from serving.engine.work import Work
 from serving.errors import Invalid
 from serving.languages import best_pair
 from serving.pipeline import Pipeline
@@ -27,16 +28,16 @@ class Registry:
         self._when_broken: Callable[[BaseException], None] = lambda failure: None
 
     @classmethod
-    def load(cls, settings: Settings, bundles: Sequence[Path] = ()) -> "Registry":
+    def load(cls, settings: Settings, bundles: Sequence[Path] = (), work: Callable[[], Work] = Work) -> "Registry":
         """Start the engines of ``bundles``, of that of ``settings`` unless given; BundleError when one cannot be used.
 
-        They share the cores that ``settings`` have for a replica.
+        They share the cores that ``settings`` have for a replica. Each engine counts what it does in a ``work()``.
         """
         bundles = bundles or [settings.bundle]
         pipelines: list[Pipeline] = []
         try:
             for bundle, cores in zip(bundles, shares(settings.cpus, len(bundles)), strict=True):
-                pipelines.append(Pipeline(settings.model_copy(update={"bundle": bundle}), cores))
+                pipelines.append(Pipeline(settings.model_copy(update={"bundle": bundle}), cores, work()))
             return cls(pipelines)
         except BaseException:  # an interrupt, too
             for pipeline in pipelines:

@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from serving.api import native
 from serving.ingress import Ingress
+from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.settings import Settings
 
@@ -23,15 +25,21 @@ PARTING_SECONDS = 0.3
 class Replica:
     """Models and their HTTP server, in a process that is theirs: it is set up for them, and ends with any engine."""
 
-    def __init__(self, settings: Settings, last_words: Callable[[BaseException], None] = lambda failure: None) -> None:
+    def __init__(
+        self, settings: Settings, state: Path, last_words: Callable[[BaseException], None] = lambda failure: None
+    ) -> None:
         """Read the bundles and start the engines; BundleError when one cannot be served.
 
+        ``state`` is the folder that it shares with the other replicas of this machine; OSError when it cannot be used.
         If an engine breaks later, ``last_words`` is called with what broke it, and this process ends with status 1.
         """
-        self.registry = Registry.load(settings)
-        self.routes = native.build(self.registry)
+        self.metrics = Metrics(state)
+        self.registry = Registry.load(settings, work=self.metrics.work)
+        self.metrics.watch(pipeline.engine for pipeline in self.registry.pipelines)
+        self.routes = native.build(self.registry, self.metrics)
         self.ingress: Ingress | None = None
         self._last_words = last_words
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Run every graph once, set up the process and, unless Serve's proxies do, listen; OSError when it cannot."""
@@ -43,6 +51,7 @@ class Replica:
         # The engine and the event loop share the interpreter with threads that read long texts.
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
+        self._refreshing = self._loop.create_task(self.metrics.keep_fresh())
         settings = self.registry.settings
         if settings.ingress == "direct":
             self.ingress = Ingress(self.routes, settings.host, settings.port)
@@ -61,6 +70,9 @@ class Replica:
         if self.ingress:
             await self.ingress.drain()
         self.registry.close()
+        if self._refreshing:
+            self._refreshing.cancel()
+        self.metrics.close()
 
     def _end(self, failure: BaseException) -> None:
         """End this process, since an engine has ended; called by that engine's thread."""

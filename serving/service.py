@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from export.bundle import Manifest, read_manifest
-from serving import alone
+from serving import alone, state
 from serving.runtime.devices import check_device
 from serving.settings import Settings
 from serving.start import StartError, holding
@@ -30,6 +30,8 @@ def run(
     with holding(settings):
         manifest = read_manifest(settings.bundle)
         check_device(settings.bundle, manifest, settings.device, settings.gpus, settings.whole_gpus)
+        if settings.state:
+            state.check(settings.state)
         stop = Stop()
         starting(manifest)
         if ray:

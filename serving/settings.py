@@ -34,6 +34,12 @@ def _a_gpu_or_a_part(gpus: float) -> float:
     return gpus
 
 
+def _a_folder(state: object) -> object:
+    if state == "":
+        raise ValueError("is blank: name a folder, or leave it out")
+    return state
+
+
 def _on_gpus(many: int, few: int) -> Any:
     """A default of ``many`` on GPUs, where large batches cost little more than small ones, and of ``few`` on CPUs."""
 
@@ -59,6 +65,9 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """The port to listen on."""
+    state: Annotated[Path | None, BeforeValidator(_a_folder)] = None
+    """A folder that all replicas of a machine share, and that is kept; unless given, a private one that ends with the
+    service."""
     ingress: Literal["direct", "serve"] = "direct"
     """Who takes requests: every replica itself, or Ray Serve's proxies (HAProxy with RAY_SERVE_ENABLE_HA_PROXY=1)."""
     replicas: Count = 1

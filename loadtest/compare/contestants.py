@@ -3,17 +3,18 @@
 import itertools
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from loadtest.arrivals import arrivals
 from loadtest.compare.measure import measure
 from loadtest.compare.models import Model
-from loadtest.figures import figures
+from loadtest.figures import processes
 from loadtest.request import Request
-from loadtest.servers import Server, dragoman, free_port, running
+from loadtest.servers import START_SECONDS, Server, StartFailed, dragoman, free_port, running
 from serving.cores import cores
 
 BATCHES = (1, 4, 8, 16, 32, 64)
@@ -44,7 +45,8 @@ def ours(model: Model, replicas: int = 1, cpus: int | None = None) -> Iterator[S
     """This service with ``model``, each replica on as many cores, on all unless given."""
     given = ["--replicas", str(replicas), "--cpus", str(cpus or cores())]
     with dragoman(free_port(), "--bundle", str(model.bundle), *given) as server:
-        yield _complete(server, replicas)
+        _complete(server, replicas)
+        yield server
 
 
 @contextmanager
@@ -56,13 +58,20 @@ def peer(model: Model, setting: Setting) -> Iterator[Server]:
     for name, value in asdict(setting).items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     with running(command, f"http://127.0.0.1:{port}") as server:
-        yield _complete(server, setting.processes)
+        _complete(server, setting.processes)
+        yield server
 
 
-def _complete(server: Server, replicas: int) -> Server:
-    """``server`` when the last of its ``replicas`` answers; the first that is ready has said so for all."""
-    figures(server.url, replicas)
-    return replace(server, replicas=replicas)
+def _complete(server: Server, replicas: int) -> None:
+    """Return when the last of its ``replicas`` is there; the first that is ready has said so for all.
+
+    StartFailed when it does not come.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while (found := len(processes(server.url))) < replicas:
+        if time.monotonic() > deadline:
+            raise StartFailed(f"{server.url}: {found} of {replicas} replicas are there")
+        time.sleep(0.1)
 
 
 def sweep(

@@ -51,5 +51,5 @@ def _watched(server: Server, rate: float, load: Callable[[], list[Outcome]]) -> 
 
 def _padding(server: Server) -> tuple[float, float]:
     """Source tokens the service has encoded, and the positions it has worked on for them; see `Point`."""
-    found = figures(server.url, server.replicas)
+    found = figures(server.url)
     return found["source_tokens_total"], found["padded_tokens_total"]

@@ -9,6 +9,7 @@ while there is enough to do, the workers' work is the wait.
 
 import argparse
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import socket
@@ -53,17 +54,31 @@ class Waiting:
     answer: "asyncio.Future[list[int]]"
 
 
+class Counts(ctypes.Structure):
+    """What a process has done; in memory that all processes share, any of them tells those of all."""
+
+    _fields_ = (
+        ("process", ctypes.c_long),  # 0 until it serves
+        ("source_tokens", ctypes.c_long),
+        ("padded_tokens", ctypes.c_long),
+        ("batches", ctypes.c_long),
+        ("sentences", ctypes.c_long),
+    )
+
+
 class Batcher:
     """Requests in, one by one; batches through the translator; tokens out."""
 
-    def __init__(self, translator: ctranslate2.Translator, workers: int, max_batch: int) -> None:
+    def __init__(
+        self, translator: ctranslate2.Translator, workers: int, max_batch: int, counts: Counts | None = None
+    ) -> None:
         self._translator, self._max_batch = translator, max_batch
+        self.counts = counts or Counts()
         self._pool = ThreadPoolExecutor(workers)
         self._queues: dict[int, list[Waiting]] = defaultdict(list)
         self._order: asyncio.Queue[int] = asyncio.Queue()
         """The beam size of every request, in order of arrival."""
         self._workers = [asyncio.create_task(self._work()) for _ in range(workers)]
-        self.sentences = self.batches = self.tokens = self.padded = 0
 
     async def translate(self, tokens: list[str], beam_size: int, exactly: int | None) -> list[int]:
         """Target token ids of the best hypothesis."""
@@ -91,10 +106,10 @@ class Batcher:
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)
             longest = max(len(waiting.tokens) for waiting in batch)
-            self.batches += 1
-            self.sentences += len(batch)
-            self.tokens += sum(len(waiting.tokens) for waiting in batch)
-            self.padded += longest * len(batch)
+            self.counts.batches += 1
+            self.counts.sentences += len(batch)
+            self.counts.source_tokens += sum(len(waiting.tokens) for waiting in batch)
+            self.counts.padded_tokens += longest * len(batch)
 
     def _take(self, queue: list[Waiting]) -> list[Waiting]:
         """Out of the ``queue``: who has waited longest, with those who are nearest in length."""
@@ -128,8 +143,8 @@ class Batcher:
         return [[int(piece) for piece in result.hypotheses[0]] for result in results]
 
 
-def build(arguments: argparse.Namespace) -> FastAPI:
-    """The application."""
+def build(arguments: argparse.Namespace, number: int, counts: ctypes.Array[Counts]) -> FastAPI:
+    """The application of one process, which counts in its own of the ``counts``."""
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(arguments.tokenizer))
     translator = ctranslate2.Translator(
         str(arguments.model),
@@ -142,7 +157,8 @@ def build(arguments: argparse.Namespace) -> FastAPI:
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        state["batcher"] = Batcher(translator, arguments.inter_threads, arguments.max_batch)
+        state["batcher"] = Batcher(translator, arguments.inter_threads, arguments.max_batch, counts[number])
+        counts[number].process = os.getpid()
         yield
 
     app = FastAPI(lifespan=life)
@@ -153,15 +169,14 @@ def build(arguments: argparse.Namespace) -> FastAPI:
 
     @app.get("/metrics")
     async def figures() -> PlainTextResponse:
-        batcher = state["batcher"]
-        named = {
-            "source_tokens": batcher.tokens,
-            "padded_tokens": batcher.padded,
-            "batches": batcher.batches,
-            "sentences": batcher.sentences,
-        }
-        process = f'{{process="{os.getpid()}"}}'
-        return PlainTextResponse("".join(f"peer_{name}_total{process} {value}\n" for name, value in named.items()))
+        return PlainTextResponse(
+            "".join(
+                f'peer_{name}_total{{process="{each.process}"}} {getattr(each, name)}\n'
+                for each in counts
+                if each.process
+                for name, _ in Counts._fields_[1:]
+            )
+        )
 
     @app.post("/v1/translate")
     async def translate(body: Body) -> dict[str, list[dict[str, str]]]:
@@ -190,16 +205,18 @@ def main() -> None:
     # Else the server, once it has ended in good order, dies of the signal, and its processes outlive it.
     end_on_sigterm()
     listening = socket.create_server(("127.0.0.1", arguments.port), backlog=2048)
-    for _ in range(arguments.processes - 1):
-        multiprocessing.get_context("fork").Process(target=serve, args=(arguments, listening), daemon=True).start()
-    serve(arguments, listening)
+    fork = multiprocessing.get_context("fork")
+    counts = fork.RawArray(Counts, arguments.processes)
+    for number in range(1, arguments.processes):
+        fork.Process(target=serve, args=(arguments, listening, number, counts), daemon=True).start()
+    serve(arguments, listening, 0, counts)
 
 
-def serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
+def serve(arguments: argparse.Namespace, listening: socket.socket, number: int, counts: ctypes.Array[Counts]) -> None:
     """Answer whom this process accepts from ``listening``, until SIGTERM."""
     # As this project's own service does: threads in CTranslate2 want the interpreter back sooner.
     sys.setswitchinterval(0.0005)
-    uvicorn.Server(uvicorn.Config(build(arguments), log_level="warning")).run([listening])
+    uvicorn.Server(uvicorn.Config(build(arguments, number, counts), log_level="warning")).run([listening])
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from model.tokenizer import Tokenizer
-from serving import metrics
 from serving.api import http
 from serving.errors import NotReady
+from serving.metrics import CONTENT_TYPE, Metrics
 from serving.offload import unless_short
 from serving.registry import Registry
 from serving.schemas import (
@@ -33,8 +33,8 @@ from serving.streaming import Delta
 from serving.translation import Translation
 
 
-def build(registry: Registry) -> FastAPI:
-    """The application over the one model of ``registry``."""
+def build(registry: Registry, metrics: Metrics) -> FastAPI:
+    """The application over the one model of ``registry``, which shows ``metrics``."""
     [pipeline] = registry.pipelines
     app = http.Application(title="Dragoman", docs_url=None, redoc_url=None)
     name, limit = pipeline.manifest.name, pipeline.settings.max_body
@@ -138,7 +138,7 @@ def build(registry: Registry) -> FastAPI:
 
     @app.get("/metrics")
     async def figures() -> Response:
-        return Response(metrics.exposition(pipeline.engine), media_type=metrics.CONTENT_TYPE)
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     return app
 

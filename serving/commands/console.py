@@ -118,7 +118,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _default(field: Any) -> list[str]:
     """The default to be told, unless it is in the description."""
-    return [] if field.default_factory else [str(field.default)]
+    return [] if field.default_factory or field.default is None else [str(field.default)]
 
 
 def refuse_settings(error: ValidationError) -> NoReturn:

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from serving.engine.encoder_batches import encoder_batches
 from serving.engine.intake import Intake
@@ -20,24 +19,11 @@ from serving.engine.jobs import AttentionJob, EncodingJob, Job, TranslationJob
 from serving.engine.proven_thread import proven_thread
 from serving.engine.scheduler import Scheduler
 from serving.engine.translations import Translations
+from serving.engine.work import Work
 from serving.errors import BUG, NotReady, ServiceError
 from serving.runtime.interface import DecoderBatch, Runtime
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Work:
-    """What an engine has done since it started; its thread alone writes it."""
-
-    source_tokens: int = 0
-    """Encoded."""
-    padded_tokens: int = 0
-    """Positions the encoder's attention worked on for them, padding included."""
-    steps: int = 0
-    """Of decoding."""
-    rows: int = 0
-    """Decoded in all steps: divided by them, the rows of a step on average."""
 
 
 class Engine:
@@ -51,10 +37,14 @@ class Engine:
         queue_tokens: int,
         share: int,
         prove: Callable[[], object] = lambda: None,
+        work: Work | None = None,
     ) -> None:
-        """Start the thread, which begins with ``prove``; what that raises, this raises."""
+        """Start the thread, which begins with ``prove``; what that raises, this raises.
+
+        What it does is counted in ``work``, before the results are delivered.
+        """
         self.rows, self.queue_tokens = batch.rows, queue_tokens
-        self.work = Work()
+        self.work = work or Work()
         self.when_broken: Callable[[BaseException], None] = lambda failure: None
         """Called at the end of the engine's thread, if an exception ends it, with that."""
         self._runtime, self._batch = runtime, batch
@@ -155,8 +145,7 @@ class Engine:
         results = self._runtime.encode([[job.source for job in batch] for batch in batches])
         for batch, result in zip(batches, results, strict=True):
             if not isinstance(result, Exception):
-                self.work.source_tokens += sum(job.source_tokens for job in batch)
-                self.work.padded_tokens += len(batch) * result.positions
+                self.work.encoded(sum(job.source_tokens for job in batch), len(batch) * result.positions)
             encoded = time.monotonic()
             for index, job in enumerate(batch):
                 job.encoded = encoded
@@ -171,8 +160,7 @@ class Engine:
         return started
 
     def _step(self) -> None:
-        self.work.steps += 1
-        self.work.rows += len(self._batch)
+        self.work.stepped(len(self._batch))
         done = self._translations.step()
         self._scheduler.finish(done)
         for job in done:

@@ -1,9 +1,10 @@
-import itertools
 import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from loadtest.figures import figures
+from loadtest.figures import figures, processes
 from tests.loadtest.stub import Stub, served
 
 TWO_PROCESSES = """\
@@ -33,25 +34,26 @@ def test_a_service_without_figures_is_an_error_and_not_zero() -> None:
     assert "rows_in_use" not in found("# nothing\n")
 
 
-def test_replicas_that_answer_in_turn_are_added_up_and_each_counts_once() -> None:
-    asked = itertools.count()
-
-    class Turns(Stub):
-        def get(self) -> None:
-            process = next(asked) % 2
-            self.answer(200, f'any_rows{{process="{process}"}} {10 + process}\n'.encode())
-
-    with served(Turns) as url:
-        assert figures(url) == {"rows": 10}
-        assert figures(url, 2) == {"rows": 21}
-    assert next(asked) == 3
+def test_the_processes_are_those_that_labels_name() -> None:
+    with serving(TWO_PROCESSES + "dragoman_steps_total 3\n") as url:
+        assert processes(url) == {11, 12}
+    with serving(BARE) as url:
+        assert processes(url) == set()
 
 
-def found(exposition: str, status: int = 200) -> dict[str, float]:
+@contextmanager
+def serving(exposition: str, status: int = 200) -> Iterator[str]:
+    """A service that says ``exposition``."""
+
     class Said(Stub):
         def get(self) -> None:
             assert self.path == "/metrics"
             self.answer(status, exposition.encode())
 
     with served(Said) as url:
+        yield url
+
+
+def found(exposition: str, status: int = 200) -> dict[str, float]:
+    with serving(exposition, status) as url:
         return figures(url)

@@ -1,6 +1,8 @@
 """The API over a pipeline in this process: starts in moments, and shows its engine to the tests."""
 
 import asyncio
+import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ import pytest
 import uvicorn
 
 from serving.api import native
+from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.settings import Settings
 from tests.service import free_port
@@ -47,18 +50,20 @@ class Api:
 
 @contextmanager
 def answering(bundle: Path, **settings: Any) -> Iterator[Api]:
-    registry, port = Registry.load(Settings(bundle=bundle, cpus=1, **settings)), free_port()
-    asyncio.run(registry.warm_up())
-    server = uvicorn.Server(uvicorn.Config(native.build(registry), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        yield Api(registry, port)
-    finally:
-        server.should_exit = True
-        thread.join()
-        registry.close()
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Metrics(Path(folder))) as metrics:
+        registry, port = Registry.load(Settings(bundle=bundle, cpus=1, **settings), work=metrics.work), free_port()
+        metrics.watch(pipeline.engine for pipeline in registry.pipelines)
+        asyncio.run(registry.warm_up())
+        server = uvicorn.Server(uvicorn.Config(native.build(registry, metrics), port=port, log_level="error"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield Api(registry, port)
+        finally:
+            server.should_exit = True
+            thread.join()
+            registry.close()
 
 
 def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:

@@ -16,7 +16,7 @@ from loadtest.request import Request
 from loadtest.servers import Usage
 
 class Server:
-    url, replicas = sys.argv[1], 1
+    url = sys.argv[1]
     taken = [Usage(5.0, 1 << 20), Usage(5.5, 3 << 20)]
     def usage(self):
         return self.taken.pop(0)

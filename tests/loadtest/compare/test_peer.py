@@ -16,10 +16,11 @@ pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip ins
 import ctranslate2
 
 from loadtest.compare.peer import Batcher
-from loadtest.figures import figures
+from loadtest.figures import figures, processes
 from model.checkpoint import TOKENIZER, Checkpoint, locate
 from model.tokenizer import END
 from tests.conftest import SMALL
+from tests.processes import within
 from tests.service import free_port, running
 
 
@@ -49,6 +50,8 @@ def test_it_answers_side_by_side_what_the_translator_says_alone(
 ) -> None:
     """In int8 the translator scales by row, so company does not change a sentence but where beams are close."""
     texts = [text for text in sentences if text.isascii()][:20]
+    assert within(60, lambda: len(processes(peer)) == 2) is not None
+    before = figures(peer)
 
     def ask(text: str) -> str:
         body = json.dumps({"text": text, "beam_size": beam_size}).encode()
@@ -64,7 +67,8 @@ def test_it_answers_side_by_side_what_the_translator_says_alone(
         [result] = translator.translate_batch([read], beam_size=beam_size, max_decoding_length=2 * len(read) + 10)
         alone.append(small.tokenizer.decode([int(piece) for piece in result.hypotheses[0]]))
     assert sum(one == other for one, other in zip(found, alone, strict=True)) >= 18
-    counted = figures(peer, replicas=2)
+    counted = figures(peer)
+    assert counted["sentences_total"] - before["sentences_total"] == 20, "any of them tells what both have done"
     assert 0 < counted["batches_total"] < counted["sentences_total"]
     assert 0 < counted["source_tokens_total"] < counted["padded_tokens_total"]
 
@@ -78,7 +82,7 @@ def test_each_sentence_of_a_batch_has_the_length_it_asked_for(
         batcher = Batcher(translator, 1, max_batch=8)
         read = pieces(small, "The file could not be opened.")
         found = await asyncio.gather(*(batcher.translate(read, 1, length) for length in lengths))
-        assert batcher.batches == 1
+        assert batcher.counts.batches == 1
         return found
 
     found = asyncio.run(run())
