@@ -1,17 +1,16 @@
-"""One replica in this process, served by uvicorn alone: Ray is not imported."""
+"""One replica in this process: Ray is not imported."""
 
 import asyncio
 import contextlib
-import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import uvicorn
+import uvloop
 
 from serving import state
-from serving.ingress import LEAVING_SECONDS
+from serving.http.ingress import LEAVING_SECONDS
 from serving.replica import Replica
 from serving.settings import Settings
 from serving.start import StartError, last_line, no_replica
@@ -37,8 +36,7 @@ def run(settings: Settings, stop: Stop, ready: Callable[[], None], last_words: C
 
     When the engine breaks, ``last_words`` is called with what broke it and this process ends with status 1.
     """
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every client that speaks no HTTP
-    with _state(settings, stop) as (folder, remove), _event_loop() as loop:
+    with _state(settings, stop) as (folder, remove), event_loop() as loop:
 
         def remove_and_tell(failure: BaseException) -> None:
             remove()
@@ -76,10 +74,9 @@ async def _started(settings: Settings, folder: Path, last_words: Callable[[BaseE
 
 
 @contextlib.contextmanager
-def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
+def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
     """An event loop in a thread: the main one can take signals at any time, also while a bundle is read."""
-    factory = uvicorn.Config("", log_config=None).get_loop_factory() or asyncio.new_event_loop
-    loop = factory()
+    loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="event loop", daemon=True)
     thread.start()
     try:

@@ -14,7 +14,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from starlette.applications import Starlette
 
 from serving import autoscaling
-from serving.ingress import LEAVING_SECONDS
+from serving.http.ingress import LEAVING_SECONDS
 from serving.replica import Replica
 from serving.settings import Settings
 from serving.state import private
@@ -34,7 +34,7 @@ class Dragoman:
         await self.replica.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return self.replica.routes
+        return self.replica.app
 
     def check_health(self) -> None:
         """Asked by Serve every second; raises when the replica is of no use any more."""

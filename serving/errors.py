@@ -1,4 +1,7 @@
-"""Everything that can go wrong on purpose, and the HTTP status each becomes."""
+"""Everything that can go wrong on purpose: of which kind it is, and which field, limit and size it names.
+
+How a client is told, with which status and in which form, is a matter of `serving.api`.
+"""
 
 from typing import Any, ClassVar
 
@@ -7,55 +10,28 @@ BUG = "this is a bug of the service; its log says more"
 
 
 class ServiceError(Exception):
-    """An error a client is told about as application/problem+json (RFC 9457)."""
+    """An error that a client is told about."""
 
-    status: ClassVar[int] = 500
-    title: ClassVar[str] = "Internal error"
+    kind: ClassVar[str] = "Internal error"
+    """What has happened, in two or three words."""
 
     def __init__(self, detail: str, **members: Any) -> None:
         super().__init__(detail)
         self.detail = detail
         self.members = members
-        """Further members of the problem: ``field``, ``limit``, ``size``, …"""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers that belong to the answer."""
-        return {}
-
-    def problem(self) -> dict[str, Any]:
-        """The body of the answer."""
-        return {
-            "type": "about:blank",
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-            **self.members,
-        }
+        """What a program can read of it: ``field``, ``limit``, ``size``, …"""
 
 
 class Malformed(ServiceError):
-    """The body is not JSON in UTF-8."""
+    """What came cannot be read at all."""
 
-    status, title = 400, "Malformed request"
-
-
-class NotFound(ServiceError):
-    """No such route."""
-
-    status, title = 404, "Not found"
-
-
-class MethodNotAllowed(ServiceError):
-    """The route exists, but not for this method."""
-
-    status, title = 405, "Method not allowed"
+    kind = "Malformed request"
 
 
 class TooLarge(ServiceError):
     """Over a limit: body, list, text or tokens. Carries ``field``, ``limit``, ``size`` and ``unit``."""
 
-    status, title = 413, "Too large"
+    kind = "Too large"
 
     def __init__(self, field: str, size: int, limit: int, unit: str) -> None:
         super().__init__(
@@ -64,9 +40,9 @@ class TooLarge(ServiceError):
 
 
 class Invalid(ServiceError):
-    """Well-formed, but not what the route takes. Carries ``errors``: a field and a reason each."""
+    """It can be read, but it is not what is taken here. Carries ``errors``: a field and a reason each."""
 
-    status, title = 422, "Invalid request"
+    kind = "Invalid request"
 
     def __init__(self, errors: list[tuple[str, str]]) -> None:
         super().__init__(
@@ -78,7 +54,7 @@ class Invalid(ServiceError):
 class QueueFull(ServiceError):
     """More work waits than can be done in reasonable time."""
 
-    status, title = 429, "Too many requests"
+    kind = "Too many requests"
 
     def __init__(self, waiting: int, limit: int, retry_after: int) -> None:
         super().__init__(
@@ -89,23 +65,19 @@ class QueueFull(ServiceError):
             retry_after=retry_after,
         )
         self.retry_after = retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """``Retry-After`` in seconds."""
-        return {"Retry-After": str(self.retry_after)}
+        """Seconds."""
 
 
 class NotReady(ServiceError):
     """The engine is starting, stopping or broken."""
 
-    status, title = 503, "Not ready"
+    kind = "Not ready"
 
 
 class DeadlineExceeded(ServiceError):
     """The request's time was up before its work was done."""
 
-    status, title = 504, "Deadline exceeded"
+    kind = "Deadline exceeded"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"not done within {seconds:.3g} s", limit=seconds, unit="seconds")

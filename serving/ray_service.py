@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from serving import local_ray  # before Ray itself
 from serving.deployment import NAME, application
-from serving.ingress import LEAVING_SECONDS
+from serving.http.ingress import LEAVING_SECONDS
 from serving.settings import Settings
 from serving.start import last_line, no_replica
 from serving.stop import Stop

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.api import native
-from serving.ingress import Ingress
+from serving.api.app import build
+from serving.api.dialect import Service
+from serving.http.ingress import Ingress
+from serving.http.shared import Limits
 from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.settings import Settings
@@ -36,7 +38,7 @@ class Replica:
         self.metrics = Metrics(state)
         self.registry = Registry.load(settings, work=self.metrics.work)
         self.metrics.watch(pipeline.engine for pipeline in self.registry.pipelines)
-        self.routes = native.build(self.registry, self.metrics)
+        self.app = build(Service(self.registry, self.metrics))
         self.ingress: Ingress | None = None
         self._last_words = last_words
         self._refreshing: asyncio.Task[None] | None = None
@@ -54,7 +56,8 @@ class Replica:
         self._refreshing = self._loop.create_task(self.metrics.keep_fresh())
         settings = self.registry.settings
         if settings.ingress == "direct":
-            self.ingress = Ingress(self.routes, settings.host, settings.port)
+            limits = Limits(request_seconds=settings.timeout, idle_seconds=settings.keep_alive)
+            self.ingress = Ingress(self.app, settings.host, settings.port, limits)
             await self.ingress.begin()
         self.registry.when_broken = self._end
 

@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     """Tokens that may wait for an engine; more are refused with 429."""
     timeout: Seconds = 60
     """Seconds a request may take; then it stops and is answered with 504."""
+    keep_alive: Seconds = 100
+    """Seconds a connection is kept open on which nothing is asked, longer than proxies and clients keep theirs."""
     stream_interval: Annotated[float, Field(ge=0)] = 0.05
     """Seconds between two parts of a streamed translation, at least; what comes meanwhile is sent together."""
     max_texts: Count = 1000

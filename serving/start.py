@@ -5,7 +5,7 @@ import re
 import socket
 from collections.abc import Iterator
 
-from serving.ingress import bound
+from serving.http.ingress import bound
 from serving.settings import Settings
 
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from serving.api.schemas import TranslateRequest
 from serving.pipeline import Pipeline
-from serving.schemas import TranslateRequest
 from serving.settings import Settings
 
 

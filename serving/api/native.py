@@ -1,115 +1,128 @@
 """The service's own dialect: /v1/translate, /v1/encode, /v1/attention, /v1/models, /healthz, /readyz, /metrics."""
 
 import contextlib
+import json
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.responses import Response
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from model.tokenizer import Tokenizer
-from serving.api import http
-from serving.errors import NotReady
-from serving.metrics import CONTENT_TYPE, Metrics
-from serving.offload import unless_short
-from serving.registry import Registry
-from serving.schemas import (
+from serving import metrics
+from serving.api import events, openapi
+from serving.api.body import read, while_connected
+from serving.api.dialect import Dialect, Operation
+from serving.api.schemas import (
     AttentionRequest,
     AttentionResponse,
     EncodeRequest,
     EncodeResponse,
     EncodingBody,
     HeadBody,
+    Problem,
+    Status,
     StreamedDelta,
     StreamedResult,
     TranslateRequest,
     TranslateResponse,
 )
+from serving.api.statuses import Refusal, refusal_of
+from serving.errors import NotReady, ServiceError
+from serving.offload import unless_short
 from serving.streaming import Delta
 from serving.translation import Translation
 
 
-def build(registry: Registry, metrics: Metrics) -> FastAPI:
-    """The application over the one model of ``registry``, which shows ``metrics``."""
-    [pipeline] = registry.pipelines
-    app = http.Application(title="Dragoman", docs_url=None, redoc_url=None)
-    name, limit = pipeline.manifest.name, pipeline.settings.max_body
+class Native(Dialect):
+    """JSON in, JSON or server-sent events out; errors are problems (RFC 9457)."""
 
-    streamed = {"text/event-stream": {"schema": {"type": "string"}}}
+    prefix = "/"
 
-    @app.post(
-        "/v1/translate",
-        response_model=TranslateResponse,
-        responses={200: {"content": streamed}},
-        openapi_extra=_takes(TranslateRequest),
-    )
-    async def translate(request: Request) -> Response:
+    @property
+    def routes(self) -> Sequence[Operation]:
+        """What it can be asked."""
+        return [
+            Operation("POST", "/v1/translate", self.translate, TranslateRequest, TranslateResponse, streams=True),
+            Operation("POST", "/v1/encode", self.encode, EncodeRequest, EncodeResponse),
+            Operation("POST", "/v1/attention", self.attention, AttentionRequest, AttentionResponse),
+            Operation("GET", "/v1/models", self.models),
+            Operation("GET", "/healthz", self.healthz, gives=Status),
+            Operation("GET", "/readyz", self.readyz, gives=Status),
+            Operation("GET", "/metrics", self.metrics, gives="text/plain"),
+            Operation("GET", "/openapi.json", self.openapi),
+        ]
+
+    async def translate(self, request: Request) -> Response:
+        """Translate texts."""
         begin = time.perf_counter()
-        body = await http.read(request, TranslateRequest, limit)
-        source, target = pipeline.pair(body.source, body.target)
+        body = await read(request, TranslateRequest)
+        pipeline, source, target = self.service.registry.choose(body.model, body.source, body.target)
+        name, tokenizer = pipeline.manifest.name, pipeline.tokenizer
         seed = {"seed": body.sampling.seed} if body.sampling else {}
-        asked = (body.text, source, target, body, body.prefix or ())
+        order = (body.text, source, target, body, body.prefix or ())
 
-        def written(found: list[Translation]) -> dict[str, Any]:
+        def response(translations: Sequence[Translation]) -> dict[str, Any]:
             # To fill the models of the answer takes several times as long as to write it.
-            translations = [_translation(pipeline.tokenizer, each, body.log_probabilities) for each in found]
-            return {"model": name, "source": source, "target": target, **seed, "translations": translations}
+            bodies = [_translation(tokenizer, each, body.log_probabilities) for each in translations]
+            return {"model": name, "source": source, "target": target, **seed, "translations": bodies}
 
-        async def events() -> AsyncGenerator[http.Event, None]:
-            async with contextlib.aclosing(pipeline.stream(*asked)) as news:
-                async for each in news:
-                    if isinstance(each, Delta):
-                        yield "delta", StreamedDelta(index=each.index, text=each.text)
+        async def streamed() -> AsyncGenerator[events.Event, None]:
+            async with contextlib.aclosing(pipeline.stream(*order)) as parts:
+                async for part in parts:
+                    if isinstance(part, Delta):
+                        yield "delta", StreamedDelta(index=part.index, text=part.text)
                     else:
-                        timings = http.milliseconds(each.stages, begin)
-                        yield "result", StreamedResult(**written(each.translations), timings=timings)
+                        timings = milliseconds(part.stages, begin)
+                        yield "result", StreamedResult(**response(part.translations), timings=timings)
 
         if body.stream:
-            return await http.stream(request, events())
-        found, stages = await http.while_connected(request, pipeline.translate(*asked))
-        characters = sum(len(each.text) * max(1, len(each.alternatives)) for each in found)
-        return await unless_short(characters, lambda: http.answer(written(found), stages, begin))
+            return await events.stream(request, streamed(), self._describe)
+        translations, stages = await while_connected(request, pipeline.translate(*order))
+        characters = sum(len(each.text) * max(1, len(each.alternatives)) for each in translations)
+        return await unless_short(characters, lambda: answer(response(translations), stages, begin))
 
-    @app.post("/v1/encode", response_model=EncodeResponse, openapi_extra=_takes(EncodeRequest))
-    async def encode(request: Request) -> Response:
+    async def encode(self, request: Request) -> Response:
+        """Encode texts as vectors."""
         begin = time.perf_counter()
-        body = await http.read(request, EncodeRequest, limit)
-        source, target = pipeline.pair(body.source, None)
+        body = await read(request, EncodeRequest)
+        pipeline, source, target = self.service.registry.choose(body.model, body.source, None)
         pooling = pipeline.pooling(body.pooling)
         work = pipeline.encode(body.text, source, target, pooling)
-        pieces, vectors, stages = await http.while_connected(request, work)
+        pieces, vectors, stages = await while_connected(request, work)
 
-        def written() -> Response:
+        def response() -> Response:
             encodings = [
                 EncodingBody(tokens=tokens, vectors=each.tolist())
                 if pooling == "none"
                 else EncodingBody(tokens=tokens, vector=each[0].tolist())
                 for tokens, each in zip(pieces, vectors, strict=True)
             ]
-            answer = EncodeResponse(model=name, source=source, pooling=pooling, encodings=encodings)
-            return http.answer(answer, stages, begin)
+            name = pipeline.manifest.name
+            encoded = EncodeResponse(model=name, source=source, pooling=pooling, encodings=encodings)
+            return answer(encoded, stages, begin)
 
-        return await unless_short(sum(each.size for each in vectors), written)
+        return await unless_short(sum(each.size for each in vectors), response)
 
-    @app.post("/v1/attention", response_model=AttentionResponse, openapi_extra=_takes(AttentionRequest))
-    async def attention(request: Request) -> Response:
+    async def attention(self, request: Request) -> Response:
+        """Show what attention sees."""
         begin = time.perf_counter()
-        body = await http.read(request, AttentionRequest, limit)
-        source, target = pipeline.pair(body.source, body.target)
+        body = await read(request, AttentionRequest)
+        pipeline, source, target = self.service.registry.choose(body.model, body.source, body.target)
         work = pipeline.attention(body.text, body.translation, source, target, body.kind, body.layer, body.head)
-        seen, stages = await http.while_connected(request, work)
+        seen, stages = await while_connected(request, work)
 
-        def written() -> Response:
+        def response() -> Response:
             heads = [
                 HeadBody(head=(body.head or 0) + index, weights=weights.tolist(), scores=scores.tolist())
                 for index, (weights, scores) in enumerate(zip(seen.weights, seen.scores, strict=True))
             ]
-            answer = AttentionResponse(
-                model=name,
+            shown = AttentionResponse(
+                model=pipeline.manifest.name,
                 source=source,
                 target=target,
                 kind=seen.kind,
@@ -118,44 +131,85 @@ def build(registry: Registry, metrics: Metrics) -> FastAPI:
                 keys=seen.keys,
                 heads=heads,
             )
-            return http.answer(answer, stages, begin)
+            return answer(shown, stages, begin)
 
-        return await unless_short(seen.weights.size + seen.scores.size, written)
+        return await unless_short(seen.weights.size + seen.scores.size, response)
 
-    app.direct |= {route.path: route.endpoint for route in app.routes if isinstance(route, APIRoute)}
+    async def models(self, request: Request) -> Response:
+        """Say which models are loaded, with their manifests."""
+        return JSONResponse({"models": [each.model_dump(mode="json") for each in self.service.registry.manifests]})
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"models": [pipeline.manifest.model_dump(mode="json")]}
+    async def healthz(self, request: Request) -> Response:
+        """Say whether the replica is alive: if not, it has to be replaced."""
+        with _not_ready():
+            self.service.registry.check_alive()
+        return JSONResponse({"status": "alive"})
 
-    @app.get("/healthz")
-    async def alive() -> Response:
-        return _health(registry.check_alive, "alive")
+    async def readyz(self, request: Request) -> Response:
+        """Say whether the replica answers requests: if not, they have to go elsewhere."""
+        with _not_ready():
+            self.service.registry.check_ready()
+        return JSONResponse({"status": "ready"})
 
-    @app.get("/readyz")
-    async def ready() -> Response:
-        return _health(registry.check_ready, "ready")
+    async def metrics(self, request: Request) -> Response:
+        """Give the service's figures to Prometheus."""
+        return Response(self.service.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
-    @app.get("/metrics")
-    async def figures() -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+    async def openapi(self, request: Request) -> Response:
+        """Describe all this."""
+        return JSONResponse(openapi.document("Dragoman", version("dragoman"), self.routes, Problem))
 
-    return app
+    def refuse(self, refusal: Refusal) -> Response:
+        """A problem."""
+        kind = "application/problem+json"
+        return JSONResponse(problem(refusal), refusal.status, dict(refusal.headers), media_type=kind)
+
+    def _describe(self, error: ServiceError) -> str:
+        return json.dumps(problem(refusal_of(error, "", "", ())))
 
 
-def _health(check: Callable[[], None], status: str) -> Response:
+def problem(refusal: Refusal) -> dict[str, Any]:
+    """An error as RFC 9457 writes it, with what a program can read of it as further members."""
+    return {
+        "type": "about:blank",
+        "title": refusal.error.kind,
+        "status": refusal.status,
+        "detail": refusal.error.detail,
+        **refusal.error.members,
+    }
+
+
+def milliseconds(stages: Mapping[str, float], begin: float) -> dict[str, float]:
+    """``stages`` (seconds) as clients are told them.
+
+    And ``total``: all that has passed since ``begin``, on the clock of ``time.perf_counter``.
+    """
+    seconds = {**stages, "total": time.perf_counter() - begin}
+    return {stage: round(1000 * duration, 2) for stage, duration in seconds.items()}
+
+
+def answer(body: BaseModel | dict[str, Any], stages: Mapping[str, float], begin: float) -> Response:
+    """``body`` as JSON, without a model's members that are None, with `milliseconds` as ``Server-Timing`` (W3C Server
+    Timing)."""
+    content = to_json(body, exclude_none=True, inf_nan_mode="null")
+    timing = ", ".join([f"{stage};dur={value}" for stage, value in milliseconds(stages, begin).items()])
+    return Response(content, media_type="application/json", headers={"Server-Timing": timing})
+
+
+@contextlib.contextmanager
+def _not_ready() -> Any:
+    """A failed check is an answer."""
     try:
-        check()
+        yield
     except RuntimeError as error:
         raise NotReady(str(error)) from None
-    return JSONResponse({"status": status})
 
 
-def _translation(tokenizer: Tokenizer, found: Translation, log_probabilities: bool) -> dict[str, Any]:
+def _translation(tokenizer: Tokenizer, translation: Translation, log_probabilities: bool) -> dict[str, Any]:
     """The members of a `TranslationBody`."""
 
     def members(each: Translation) -> dict[str, Any]:
-        told = {
+        body = {
             "text": each.text,
             "score": each.score,
             "mean_score": each.mean_score,
@@ -163,30 +217,10 @@ def _translation(tokenizer: Tokenizer, found: Translation, log_probabilities: bo
             "finish_reason": each.finish_reason,
         }
         if log_probabilities:
-            told |= {"pieces": tokenizer.pieces(each.ids), "log_probabilities": each.log_probabilities}
-        return told
+            body |= {"pieces": tokenizer.pieces(each.ids), "log_probabilities": each.log_probabilities}
+        return body
 
-    told = members(found)
-    if found.alternatives:
-        told["alternatives"] = [members(each) for each in found.alternatives]
-    return told
-
-
-def _takes(schema: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI entry of a body that is read by `http.read`."""
-    written = schema.model_json_schema()
-    # A reference would be looked up in the whole document, where this schema's definitions are not.
-    definitions = written.pop("$defs", {})
-
-    def inlined(part: Any) -> Any:
-        if isinstance(part, list):
-            return [inlined(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        if "$ref" in part:
-            part = definitions[part["$ref"].removeprefix("#/$defs/")] | {
-                name: value for name, value in part.items() if name != "$ref"
-            }
-        return {name: inlined(value) for name, value in part.items()}
-
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined(written)}}}}
+    body = members(translation)
+    if translation.alternatives:
+        body["alternatives"] = [members(each) for each in translation.alternatives]
+    return body

@@ -57,8 +57,6 @@ def packages(there: set[str]) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
     lines = [line for line in asked if not line.startswith(("dragoman", "mypy", "ruff", "types-", "hypothesis"))]
-    # The service without Ray is served by uvicorn, which Ray would bring.
-    lines += ["uvicorn", "uvloop", "httptools"]
     return sorted({line for line in lines if normal(re.split(r"[\[=<>]", line)[0]) not in there})
 
 

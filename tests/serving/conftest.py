@@ -3,17 +3,20 @@
 import asyncio
 import contextlib
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from starlette.types import ASGIApp
 
-from serving.api import native
+from serving.alone import event_loop
+from serving.api.app import DIALECTS, build
+from serving.api.dialect import Dialect, Service
+from serving.http.ingress import Ingress
+from serving.http.shared import Limits
 from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.settings import Settings
@@ -49,21 +52,32 @@ class Api:
 
 
 @contextmanager
-def answering(bundle: Path, **settings: Any) -> Iterator[Api]:
+def answering(bundle: Path, dialects: Sequence[type[Dialect]] = DIALECTS, **settings: Any) -> Iterator[Api]:
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Metrics(Path(folder))) as metrics:
         registry, port = Registry.load(Settings(bundle=bundle, cpus=1, **settings), work=metrics.work), free_port()
         metrics.watch(pipeline.engine for pipeline in registry.pipelines)
         asyncio.run(registry.warm_up())
-        server = uvicorn.Server(uvicorn.Config(native.build(registry, metrics), port=port, log_level="error"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            wait_until(lambda: server.started)
+        app = build(Service(registry, metrics), dialects)
+        with listening(app, port, Limits(registry.settings.timeout, registry.settings.keep_alive)):
             yield Api(registry, port)
+        registry.close()
+
+
+@contextmanager
+def listening(app: ASGIApp, port: int, limits: Limits = Limits()) -> Iterator[Ingress]:
+    """``app`` behind the service's own HTTP server, in an event loop of its own."""
+
+    async def begun() -> Ingress:
+        ingress = Ingress(app, "127.0.0.1", port, limits)
+        await ingress.begin()
+        return ingress
+
+    with event_loop() as loop:
+        ingress = asyncio.run_coroutine_threadsafe(begun(), loop).result()
+        try:
+            yield ingress
         finally:
-            server.should_exit = True
-            thread.join()
-            registry.close()
+            asyncio.run_coroutine_threadsafe(ingress.drain(), loop).result()
 
 
 def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:

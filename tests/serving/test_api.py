@@ -185,14 +185,17 @@ def test_says_what_is_loaded_and_that_it_is_alive_and_ready(service: str) -> Non
 
 
 def test_describes_its_bodies_in_openapi(service: str) -> None:
-    paths = fetch(f"{service}/openapi.json").json["paths"]
-    schema = paths["/v1/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    document = fetch(f"{service}/openapi.json").json
+    schemas = document["components"]["schemas"]
+    body = document["paths"]["/v1/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    schema = schemas[body["$ref"].removeprefix("#/components/schemas/")]
     assert {
-        *("text", "source", "target", "prefix", "stream", "log_probabilities"),
+        *("text", "model", "source", "target", "prefix", "stream", "log_probabilities"),
         *("beam_size", "alternatives", "length_penalty", "min_tokens", "max_tokens", "no_repeat_ngram", "sampling"),
     } == set(schema["properties"])
     assert all("description" in field for field in schema["properties"].values())
     sampling, _ = schema["properties"]["sampling"]["anyOf"]
+    sampling = schemas[sampling["$ref"].removeprefix("#/components/schemas/")]
     assert set(sampling["properties"]) == {"temperature", "top_k", "top_p", "seed"}
 
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.ingress import Ingress
+from serving.http.ingress import Ingress
 from tests.service import free_port
 
 
@@ -59,7 +59,8 @@ def ask(port: int, path: str = "/") -> tuple[int, str, str | None]:
 @asynccontextmanager
 async def listening(port: int, *apps: ASGIApp) -> AsyncIterator[list[Ingress]]:
     made = [Ingress(app, "127.0.0.1", port) for app in apps]
-    await met(lambda: all(each._server.started for each in made))
+    for each in made:
+        await each.begin()
     try:
         yield made
     finally:
@@ -216,7 +217,7 @@ def test_a_port_that_is_someone_elses_is_an_os_error_and_leaks_nothing(
             theirs.bind(("127.0.0.1", 0))
             theirs.listen()
             with monkeypatch.context() as patch:
-                patch.setattr("serving.ingress.socket.socket", Noted)
+                patch.setattr("serving.http.ingress.socket.socket", Noted)
                 with pytest.raises(OSError, match="in use"):
                     Ingress(Answering("none"), "127.0.0.1", theirs.getsockname()[1])
         assert [each.fileno() for each in made] == [-1]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from serving.options import Strict, TranslateOptions
@@ -23,6 +23,7 @@ Texts = Annotated[
     WithJsonSchema({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 Language = Annotated[str, Field(min_length=1, max_length=35, examples=["de"])]
+ModelName = Annotated[str, Field(min_length=1, max_length=200, examples=["en-de-base"])]
 
 
 class TranslateRequest(TranslateOptions):
@@ -34,6 +35,8 @@ class TranslateRequest(TranslateOptions):
     """Its language; the model's first unless given."""
     target: Language | None = None
     """The language to translate into; the first that can be reached from the source unless given."""
+    model: ModelName | None = None
+    """The model to ask, of those that ``/v1/models`` lists; one that fits the languages unless given."""
     prefix: Texts | None = None
     """What the translation must begin with, one for each text (blank for none): the translation of its first sentence
     goes on from there. It is cut into tokens as it stands, so it ends best where a word ends."""
@@ -104,6 +107,8 @@ class EncodeRequest(Strict):
     """One text or several, each read whole."""
     source: Language | None = None
     """Its language; the model's first unless given."""
+    model: ModelName | None = None
+    """The model to ask, of those that ``/v1/models`` lists; one that fits the languages unless given."""
     pooling: Literal["attention", "mean", "none"] | None = None
     """"attention": one vector a text, of length 1, near to its translation's, from learned queries that attend to its
     tokens; "mean": one vector a text, the mean over its tokens scaled to length 1; "none": one vector a token. Unless
@@ -141,6 +146,8 @@ class AttentionRequest(Strict):
     """Its translation; the model's own unless given."""
     source: Language | None = None
     target: Language | None = None
+    model: ModelName | None = None
+    """The model to ask, of those that ``/v1/models`` lists; one that fits the languages unless given."""
     kind: Literal["encoder", "decoder", "encoder-decoder"] = "encoder-decoder"
     """Encoder self-attention, masked decoder self-attention, or encoder-decoder attention."""
     layer: Annotated[int, Field(ge=0)] | None = None
@@ -172,3 +179,22 @@ class AttentionResponse(Strict):
     keys: list[str]
     """Tokens that are looked at, a column each."""
     heads: list[HeadBody]
+
+
+class Status(Strict):
+    """What ``GET /healthz`` and ``GET /readyz`` answer."""
+
+    status: Literal["alive", "ready"]
+
+
+class Problem(BaseModel):
+    """What is answered when something goes wrong (RFC 9457); kinds of problems have further members."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    type: str
+    title: str
+    """What has happened, in two or three words."""
+    status: int
+    detail: str
+    """What has happened, and often the way out."""
