@@ -51,11 +51,11 @@ class Replica:
         # The engine and the event loop share the interpreter with threads that read long texts.
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
-        self._refreshing = self._loop.create_task(self.metrics.keep_fresh())
         settings = self.pipeline.settings
         if settings.ingress == "direct":
             self.ingress = Ingress(self.routes, settings.host, settings.port)
             await self.ingress.begin()
+        self._refreshing = self._loop.create_task(self.metrics.keep_fresh())
         self.pipeline.engine.when_broken = self._end
 
     def check_health(self) -> None:
