@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -156,15 +156,14 @@ def test_whoever_dies_while_folding_counts_nothing_twice_and_loses_nothing(
 
 
 def test_nothing_falls_while_many_start_fold_and_end(tmp_path: Path) -> None:
-    together = [program(SHORT_LIVED, tmp_path) for _ in range(3)]
     last, readings = 0.0, 0
-    while any(process.poll() is None for process in together):
-        now = read(tmp_path).counters.get(Number("asked"), 0) if (tmp_path / FOLDER).exists() else 0.0
-        assert now >= last
-        last, readings = now, readings + 1
-    for process in together:
-        process.communicate()
-        assert process.returncode == 0
+    with ExitStack() as processes:
+        together = [processes.enter_context(program(SHORT_LIVED, tmp_path)) for _ in range(3)]
+        while any(process.poll() is None for process in together):
+            now = read(tmp_path).counters.get(Number("asked"), 0)
+            assert now >= last
+            last, readings = now, readings + 1
+    assert [process.returncode for process in together] == [0] * 3
     assert readings > 20
     assert read(tmp_path).counters == {Number("asked"): 90}
     with closing(Totals(tmp_path)):
