@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from serving import totals
 from serving.engine.engine import Engine
 from serving.engine.work import Work
-from serving.totals import Counter, Totals
+from serving.totals import Counter, Gauge, Totals
 from serving.totals_file import Number, Reading
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -46,8 +46,7 @@ class Metrics:
     def __init__(self, folder: Path) -> None:
         """Begin to count in the state ``folder``; OSError when it cannot be used."""
         self._folder, self._totals = folder, Totals(folder)
-        labels = {"host": socket.gethostname(), "process": str(os.getpid())}
-        self._gauges = {name: self._totals.gauge(name, **labels) for name in GAUGES}
+        self._gauges: dict[str, Gauge] = {}
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._engines: list[Engine] = []
 
@@ -68,12 +67,15 @@ class Metrics:
         self._requests[key].add()
 
     def refresh(self) -> None:
-        """Write the gauges as they are now."""
-        for name, gauge in self._gauges.items():
-            gauge.set(sum(getattr(engine, name) for engine in self._engines))
+        """Write the gauges as they are now; before the first time, others see none of this replica."""
+        for name in GAUGES:
+            if name not in self._gauges:
+                labels = {"host": socket.gethostname(), "process": str(os.getpid())}
+                self._gauges[name] = self._totals.gauge(name, **labels)
+            self._gauges[name].set(sum(getattr(engine, name) for engine in self._engines))
 
     async def keep_fresh(self) -> None:
-        """Refresh for other replicas' answers until cancelled."""
+        """Refresh for other replicas' answers, until cancelled; from now on this one is seen."""
         while True:
             self.refresh()
             await asyncio.sleep(REFRESH_SECONDS)

@@ -53,12 +53,12 @@ class Replica:
         # The engine and the event loop share the interpreter with threads that read long texts.
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
-        self._refreshing = self._loop.create_task(self.metrics.keep_fresh())
         settings = self.registry.settings
         if settings.ingress == "direct":
             limits = Limits(request_seconds=settings.timeout, idle_seconds=settings.keep_alive)
             self.ingress = Ingress(self.app, settings.host, settings.port, limits)
             await self.ingress.begin()
+        self._refreshing = self._loop.create_task(self.metrics.keep_fresh())
         self.registry.when_broken = self._end
 
     def check_health(self) -> None:

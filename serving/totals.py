@@ -29,7 +29,7 @@ SUFFIX, NEW = ".totals", ".new"
 """Of a file that counts, and of one that does not yet."""
 BASE = "base"
 """The file of all that are gone; it has no suffix, for it is no replica's."""
-ATTEMPTS = 10
+ATTEMPTS = 50
 """To read all files while others fold them."""
 
 logger = logging.getLogger(__name__)

@@ -3,21 +3,24 @@
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from export.bundle import BUNDLES, file_names, read_manifest
+from loadtest.figures import figures
 from serving.deployment import application
 from serving.settings import Settings
 from tests.conftest import ROOT
-from tests.processes import family, listening
+from tests.processes import family, listening, replicas
 from tests.service import fetch, free_port, running
 
 KUBERAY = {"rayservice.yaml": "Dockerfile", "rayservice-gpu.yaml": "Dockerfile.gpu"}
@@ -128,6 +131,16 @@ def test_serve_run_accepts_the_config_file(name: str, tmp_path: Path) -> None:
     ]
     with running(command, port, **ray_environment(), **ray_environment("loopback.env")) as process:
         assert fetch(f"http://127.0.0.1:{port}/v1/translate", b'{"text": "Hello."}').status == 200
+        assert figures(f"http://127.0.0.1:{port}")["steps_total"] > 0
+        # Without the setting `state`, what replicas share lies with Ray's own files.
+        [folder] = {
+            Path(each.path).parent.parent
+            for replica in replicas(process.pid)
+            for each in psutil.Process(replica).memory_maps()
+            if each.path.endswith(".totals")
+        }
+        assert (folder.name, folder.parent.name.partition("_")[0]) == ("dragoman", "session")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert [each for each in listening(family(process.pid)) if not each.loopback] == []
 
 

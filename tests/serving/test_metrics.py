@@ -1,15 +1,24 @@
+import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from os import getpid
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import CONTENT_TYPE
+from serving import totals
+from serving.metrics import CONTENT_TYPE, REFRESH_SECONDS, Metrics
+from serving.pipeline import Pipeline
+from serving.settings import Settings
+from serving.totals_file import Number
 from tests.service import fetch
 from tests.serving.conftest import Api, answering, wait_until
+
+OWN = (("host", gethostname()), ("process", str(getpid())))
 
 
 @pytest.fixture
@@ -22,8 +31,9 @@ def figures(api: Api) -> dict[str, float]:
     answer = fetch(f"{api.url}/metrics")
     assert (answer.status, answer.headers["Content-Type"]) == (200, CONTENT_TYPE)
     samples = [each for family in text_string_to_metric_families(answer.content.decode()) for each in family.samples]
-    assert {each.labels["process"] for each in samples} == {str(getpid())}
-    assert len({each.name for each in samples}) == len(samples)
+    for each in samples:
+        assert each.labels == ({} if each.name.endswith("_total") else dict(OWN)), "counters are the service's"
+    assert len({each.name for each in samples}) == len(samples) == 8
     return {each.name.removeprefix("dragoman_"): each.value for each in samples}
 
 
@@ -50,6 +60,51 @@ def test_figures_rise_by_exactly_what_a_request_takes(fresh: Api) -> None:
     assert 7 <= risen["steps"] <= 14
     assert after["decoded_rows_total"] - before["decoded_rows_total"] == 2 * (1 + 6 * 2)
     assert figures(fresh) == after
+
+
+def test_requests_are_counted_by_route_method_and_status_and_no_stranger_adds_series(tmp_path: Path) -> None:
+    with closing(Metrics(tmp_path)) as metrics:
+        for status in (200, 200, 413):
+            metrics.count_request("/v1/translate", "POST", status)
+        for method in ("BREW", "post", "\n"):
+            metrics.count_request("other", method, 405)
+        # What another version has counted, in a folder that is kept.
+        metrics._totals.counter("requests", path="/v1/translate").add()
+        metrics._totals.counter("steps", engine="old").add()
+        [requests] = [
+            family
+            for family in text_string_to_metric_families(metrics.exposition().decode())
+            if "requests" in family.name
+        ]
+    counted = {
+        tuple(each.labels[name] for name in ("route", "method", "status")): each.value for each in requests.samples
+    }
+    assert counted == {
+        ("/v1/translate", "POST", "200"): 2,
+        ("/v1/translate", "POST", "413"): 1,
+        ("other", "other", "405"): 3,
+    }
+    assert requests.type == "counter"
+
+
+def test_gauges_are_those_of_every_replica_that_is_ready(tiny_bundle: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(Settings(bundle=tiny_bundle, cpus=1, rows=8))
+    with closing(pipeline), closing(Metrics(tmp_path)) as ready, closing(Metrics(tmp_path)) as starting:
+        ready.watch(pipeline.engine)
+        starting.watch(pipeline.engine)
+        found = totals.read(tmp_path).gauges
+        assert found == {}
+        keeping = asyncio.new_event_loop()
+        with closing(keeping):
+            task = keeping.create_task(ready.keep_fresh())
+            keeping.run_until_complete(asyncio.sleep(0))
+            assert [(each.name, value) for each, value in totals.read(tmp_path).gauges.items()][:1] == [("rows", 8)]
+            pipeline.engine.rows = 5
+            keeping.run_until_complete(asyncio.sleep(2 * REFRESH_SECONDS))
+            assert totals.read(tmp_path).gauges[Number("rows", OWN)] == 5
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                keeping.run_until_complete(task)
 
 
 def test_encoding_counts_as_source_tokens_alone(fresh: Api) -> None:

@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service import fetch, free_port, running
+from loadtest.figures import figures, processes
+from tests.service import free_port, running
 
 TEXT = "The file could not be opened."
 
@@ -39,18 +41,12 @@ def translate(port: int, text: str = TEXT, **options: object) -> int:
         connection.close()
 
 
-def seen(port: int, fresh_connections: int = 12) -> set[int]:
-    """The processes that answer."""
-    processes = set()
-    for _ in range(fresh_connections):
-        try:
-            written = fetch(f"http://127.0.0.1:{port}/metrics").content.decode()
-        except OSError:
-            continue
-        processes |= {
-            int(sample.labels["process"]) for each in text_string_to_metric_families(written) for sample in each.samples
-        }
-    return processes
+def seen(port: int) -> set[int]:
+    """The replicas that have become ready and live, as whoever answers says."""
+    try:
+        return processes(f"http://127.0.0.1:{port}")
+    except OSError:
+        return set()
 
 
 def within(seconds: float, met: Callable[[], bool]) -> bool:
@@ -129,6 +125,65 @@ def test_a_replica_that_dies_costs_its_connections_only_and_a_stop_costs_nothing
         translate(port)
 
 
+@contextmanager
+def connected(port: int, process: int) -> Iterator[http.client.HTTPConnection]:
+    """A connection that stays open, to the replica in ``process``."""
+    for _ in range(60):
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            asked(connection, "/readyz")
+            own = connection.sock.getsockname()[1]
+            if own in {each.raddr.port for each in psutil.Process(process).net_connections("tcp") if each.raddr}:
+                yield connection
+                return
+    raise AssertionError("the kernel never chose it")
+
+
+def asked(connection: http.client.HTTPConnection, path: str, body: dict[str, object] | None = None) -> bytes:
+    connection.request("POST" if body else "GET", path, json.dumps(body) if body else None)
+    answer = connection.getresponse()
+    content = answer.read()
+    assert answer.status == 200
+    return content
+
+
+def total(connection: http.client.HTTPConnection, name: str) -> float:
+    """A counter, as the replica at the other end says it."""
+    families = text_string_to_metric_families(asked(connection, "/metrics").decode())
+    [value] = [
+        sample.value for family in families for sample in family.samples if sample.name == f"dragoman_{name}_total"
+    ]
+    return value
+
+
+@pytest.mark.slow
+def test_what_one_replica_has_done_the_next_request_to_the_other_sees_and_death_takes_nothing(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    port, state = free_port(), tmp_path / "state"
+    arguments = ["--replicas", "2", "--state", str(state)]
+    with running(command(port, tiny_bundle, *arguments), port), ExitStack() as open_connections:
+        assert within(60, lambda: len(seen(port)) == 2)
+        victim, survivor = sorted(seen(port))
+        one, other = (open_connections.enter_context(connected(port, each)) for each in (victim, survivor))
+        for number in range(1, 31):
+            before = total(other, "source_tokens")
+            answer = json.loads(asked(one, "/v1/encode", {"text": "One more cat. " * (number % 10 + 1)}))
+            after = total(other, "source_tokens")
+            assert after - before == len(answer["encodings"][0]["tokens"])
+            one, other = other, one
+        whole = total(one, "source_tokens")
+        os.kill(victim, signal.SIGKILL)
+        assert within(5, lambda: seen(port) == {survivor})
+        left = open_connections.enter_context(connected(port, survivor))
+        assert total(left, "source_tokens") == whole
+        # Its successor folds its file, and takes its own first steps.
+        assert within(60, lambda: len(seen(port)) == 2)
+        assert total(left, "source_tokens") > whole
+        whole = total(left, "source_tokens")
+    with running(command(port, tiny_bundle, *arguments), port):
+        assert figures(f"http://127.0.0.1:{port}")["source_tokens_total"] > whole
+
+
 @pytest.mark.slow
 def test_replicas_come_with_the_load_and_go_after_it(tiny_bundle: Path) -> None:
     port = free_port()
@@ -159,5 +214,5 @@ def test_with_serve_as_ingress_its_proxy_answers(tiny_bundle: Path) -> None:
     port = free_port()
     with running(command(port, tiny_bundle, "--ingress", "serve"), port) as process:
         assert translate(port) == 200
-        assert len(seen(port, 2)) == 1
+        assert len(seen(port)) == 1
         assert said_at_the_end(process, signal.SIGTERM) == ["stopped"]

@@ -104,6 +104,15 @@ def test_more_replicas_at_least_than_at_most_is_refused() -> None:
         Settings(replicas=2, max_replicas=1)
 
 
+def test_the_state_folder_is_a_private_one_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().state is None
+    monkeypatch.setenv("DRAGOMAN_STATE", "/var/lib/dragoman")
+    assert Settings().state == Path("/var/lib/dragoman")
+    monkeypatch.setenv("DRAGOMAN_STATE", "")
+    with pytest.raises(ValidationError, match="is blank: name a folder, or leave it out"):
+        Settings()
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().rows = 3
