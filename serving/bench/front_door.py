@@ -2,8 +2,9 @@
 both answer alike.
 
 "New" is the version that this command belongs to, "old" is the checkout that --against names. Both services run at the
-same time, and only one is asked at a time. In a round each is asked the same number of times, one request after
-another; whoever was second in a round is first in the next. The last line of the output is JSON.
+same time, and only one is asked at a time, one request after another. They take turns of 10 requests. For every round
+both are started anew, since the same code is faster or slower from start to start; who starts first starts second in
+the next round. The last line of the output is JSON.
 
 Run: python -m serving.bench.front_door --against CHECKOUT
 """
@@ -12,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from loadtest.payloads import SENTENCES, read_sentences
@@ -37,7 +38,9 @@ from serving.bench.versions import Version
 console = Console(stderr=True, highlight=False)
 ROUTE, BODY = "/v1/translate", b'{"text": "The file could not be opened."}'
 WARM_UP = 300
-"""Requests to each service before the first round."""
+"""Requests to each service before a round."""
+BLOCK = 10
+"""Requests to one service before the other is asked: both must meet it alike when the machine becomes slower."""
 SHOWN = 5
 """Differences that are printed."""
 PACKAGES = ("fastapi", "starlette", "uvicorn", "httptools", "pydantic")
@@ -67,32 +70,47 @@ class Pair:
         return self.new.p50_us / self.old.p50_us
 
 
-def measure(client: Client, process: psutil.Process, requests: int) -> Round:
-    """Ask ``requests`` times, one request after another, a service that runs as ``process``."""
-    clock, times = time.perf_counter_ns, list[float]()
-    before = process.cpu_times()
-    for _ in range(requests):
-        begin = clock()
-        client.ask()
-        times.append((clock() - begin) / 1e3)
-    after = process.cpu_times()
-    cpu = after.user + after.system - before.user - before.system
-    return Round(*(round(percentile(times, share), 1) for share in (0.5, 0.9, 0.99)), round(cpu / requests * 1e6, 1))
+@dataclass(frozen=True)
+class Asked:
+    """A service whose engine computes nothing, and who asks it."""
+
+    client: Client
+    process: psutil.Process
+
+    def ask(self, times: list[float], requests: int) -> None:
+        """Add to ``times`` the microseconds of so many requests, one after another."""
+        clock = time.perf_counter_ns
+        for _ in range(requests):
+            begin = clock()
+            self.client.ask()
+            times.append((clock() - begin) / 1e3)
+
+    @property
+    def cpu_us(self) -> float:
+        """The processor time of the service's process up to now."""
+        used = self.process.cpu_times()
+        return (used.user + used.system) * 1e6
 
 
-def in_turns(rounds: int, old: Callable[[], Round], new: Callable[[], Round]) -> Iterator[Pair]:
-    """``rounds`` of both: old, new, new, old, old, …"""
-    for number in range(rounds):
-        if number % 2:
-            second, first = new(), old()
-        else:
-            first, second = old(), new()
-        yield Pair(first, second)
+def measure(old: Asked, new: Asked, requests: int, backwards: bool) -> Pair:
+    """One round: ``requests`` to each, a `BLOCK` at a time: old, new, new, old, …, or ``backwards`` new, old, old, …"""
+    both = {old: list[float](), new: list[float]()}
+    before = {each: each.cpu_us for each in both}
+    for number, begin in enumerate(range(0, requests, BLOCK)):
+        for each in (new, old) if (number % 2 == 1) != backwards else (old, new):
+            each.ask(both[each], min(BLOCK, requests - begin))
+    found = [_round(times, each.cpu_us - before[each]) for each, times in both.items()]
+    return Pair(old=found[0], new=found[1])
+
+
+def _round(times: list[float], cpu_us: float) -> Round:
+    p50, p90, p99 = (round(percentile(times, share), 1) for share in (0.5, 0.9, 0.99))
+    return Round(p50, p90, p99, round(cpu_us / len(times), 1))
 
 
 @contextmanager
-def idling(version: Version, keep: bool) -> Iterator[tuple[Client, psutil.Process]]:
-    """A client of the service of ``version``, whose engine computes nothing any more, and the service's process."""
+def idling(version: Version, keep: bool) -> Iterator[Asked]:
+    """The service of ``version``, whose engine computes nothing any more."""
     with version.serving(idle=True) as running, Client(running.port, ROUTE, BODY, keep) as client:
         client.ask()  # while the engine still computes
         assert running.begin_idling
@@ -100,7 +118,17 @@ def idling(version: Version, keep: bool) -> Iterator[tuple[Client, psutil.Proces
         score = json.loads(client.ask())["translations"][0]["score"]
         if score != sum(LOG_PROBABILITIES):
             raise StartFailed(f"the engine of {version.checkout} still computes: its jobs are submitted another way")
-        yield client, psutil.Process(running.server.process.pid)
+        yield Asked(client, psutil.Process(running.server.process.pid))
+
+
+def measure_anew(old: Version, new: Version, requests: int, keep: bool, backwards: bool) -> Pair:
+    """One round of services that are started for it; ``backwards``, the new one first."""
+    with ExitStack() as stack:
+        order = (new, old) if backwards else (old, new)
+        services = {version: stack.enter_context(idling(version, keep)) for version in order}
+        both = services[old], services[new]
+        measure(*both, WARM_UP, backwards)
+        return measure(*both, requests, backwards)
 
 
 def speed(old: Version, new: Version, options: argparse.Namespace) -> int:
@@ -108,13 +136,13 @@ def speed(old: Version, new: Version, options: argparse.Namespace) -> int:
     machine = describe([], PACKAGES)
     console.print(f"{machine.cpu}, {machine.cores} cores; load before: {machine.load_average:.2f}", markup=False)
     pairs = list[Pair]()
-    with ExitStack() as stack:
-        services = [stack.enter_context(idling(version, not options.new_connection)) for version in (old, new)]
-        for client, _ in services:
-            for _ in range(WARM_UP):
-                client.ask()
-        asked = [lambda each=each: measure(*each, options.requests) for each in services]
-        pairs += track(in_turns(options.rounds, *asked), "rounds", options.rounds, True, console, True)
+    # Redrawn between rounds only: a thread that draws would be measured with them.
+    with Progress(console=console, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("rounds", total=options.rounds)
+        progress.refresh()
+        for number in range(options.rounds):
+            pairs.append(measure_anew(old, new, options.requests, not options.new_connection, number % 2 == 1))
+            progress.update(task, advance=1, refresh=True)
     ratio = round(median(pair.ratio for pair in pairs), 3)
     console.print(_table(pairs, old, new, "a new connection each" if options.new_connection else "one connection"))
     console.print(f"p50, new over old: {ratio:.3f} (median of {len(pairs)} rounds of {options.requests} requests)")
