@@ -97,14 +97,20 @@ def dragoman(port: int, *arguments: str) -> Iterator[Server]:
 
 
 @contextmanager
-def running(command: Sequence[str], url: str) -> Iterator[Server]:
+def running(command: Sequence[str], url: str, folder: str | None = None, **environment: str) -> Iterator[Server]:
     """``command`` as a service at ``url`` that answers ``/readyz`` with 200; it and its processes end afterwards.
 
-    Raises StartFailed with what it said.
+    It runs in ``folder``, this process's own unless given, and finds the variables of ``environment`` besides this
+    process's. Raises StartFailed with what it said.
     """
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, env=clean_environment()
+            command,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+            env=clean_environment(**environment),
         )
         try:
             wait_until_ready(f"{url}/readyz", START_SECONDS, process)

@@ -18,7 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.functions import OPSET, VENDOR
 from export.ort import onnxruntime
-from export.quantize import WEIGHT_LIMIT
 from serving.cores import cores
 
 Precision = Literal["fp32", "int8"]
@@ -152,6 +151,8 @@ def measure(precision: Precision, threads: int, shape: tuple[int, int, int] = SH
 
 def _product(precision: Precision, threads: int, shape: tuple[int, int, int]) -> tuple[Any, Any]:
     """A session that computes one matrix product, and the rows to give it."""
+    from export.quantize import WEIGHT_LIMIT  # only now: it loads torch
+
     rows, inner, outer = shape
     random = np.random.default_rng(0)
     integers = random.integers(-WEIGHT_LIMIT, WEIGHT_LIMIT + 1, (inner, outer))
