@@ -1,0 +1,100 @@
+"""A run: attempts in batches, and after each an ordinary request."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from tests.fuzz.attempt import Attempt, Outcome
+from tests.fuzz.client import perform
+from tests.fuzz.described import Described, document
+from tests.fuzz.kinds import KINDS, raw
+from tests.fuzz.oracle import judge
+from tests.fuzz.report import Report
+from tests.fuzz.target import Target
+from tests.fuzz.valid import Valid
+from tests.service import fetch
+
+__all__ = ["BATCH", "campaign"]
+
+BATCH = 200
+CLIENTS = 32
+"""Attempts at one time."""
+WARM = 0.3
+"""Of the attempts: after them memory is measured first."""
+SHARE = 0.5
+"""Of the attempts that are made from the description; the others are raw."""
+ORDINARY = Valid("POST", "/v1/translate", b'{"text": "The file could not be opened."}')
+LOST = "an ordinary request is no longer answered with 200"
+
+
+def attempts(seed: int, count: int, described: Described | None) -> Iterator[list[Attempt]]:
+    """``count`` attempts in batches, the same for the same seed; all are raw without a description."""
+    made, number = 0, 0
+    for batch in range(count):
+        size = min(BATCH, count - made)
+        found: list[Attempt] = []
+        if described:
+            whole = described.attempts(seed * 1_000_003 + batch, int(BATCH * SHARE))
+            found = list(islice(whole, int(size * SHARE) if size < BATCH else None))
+        while len(found) < size:
+            found.append(raw(seed, number))
+            number += 1
+        made += len(found)
+        yield found
+        if made >= count:
+            return
+
+
+def campaign(
+    target: Target,
+    report: Report,
+    seed: int,
+    count: int,
+    kinds: Mapping[str, object] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Make ``count`` attempts and tell ``report`` how they ended; only those of ``kinds``, if given, which are raw.
+
+    ``progress`` is told how many have been made. It stops early when an ordinary request is no longer answered.
+    """
+    described = None if kinds else Described(document(fetch(f"{target.url}/openapi.json").content))
+    batches = _some(seed, count, kinds) if kinds else attempts(seed, count, described)
+    target.watch.begin()
+    warm = False
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        for batch in batches:
+            outcomes = clients.map(lambda each: one(target, each), batch)
+            for attempt, outcome in zip(batch, outcomes, strict=True):
+                report.add(attempt, outcome, _faults(target, attempt, outcome))
+                progress(1)
+            if not _ordinary(target):
+                report.add_faults([LOST])
+                return
+            if not warm and report.attempts >= WARM * count:
+                target.watch.warm()
+                warm = True
+    report.add_faults(target.watch.faults())
+
+
+def one(target: Target, attempt: Attempt) -> Outcome:
+    return perform(("127.0.0.1", target.port), attempt, target.limits.hang)
+
+
+def _faults(target: Target, attempt: Attempt, outcome: Outcome) -> list[str]:
+    found = judge(attempt, outcome, target.limits)
+    if attempt.case is not None and not found:
+        for answer in outcome.answers:
+            found += Described.faults(attempt, answer)
+    return found
+
+
+def _some(seed: int, count: int, kinds: Mapping[str, object]) -> Iterator[list[Attempt]]:
+    chosen = {name: kind for name, kind in KINDS.items() if name in kinds}
+    assert chosen, f"there are no such kinds; there are {', '.join(KINDS)}"
+    for begin in range(0, count, BATCH):
+        yield [raw(seed, number, chosen) for number in range(begin, min(count, begin + BATCH))]
+
+
+def _ordinary(target: Target) -> bool:
+    outcome = one(target, ORDINARY.attempt())
+    return [each.status for each in outcome.answers] == [200]

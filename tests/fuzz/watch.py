@@ -1,0 +1,84 @@
+"""What the processes of a service hold: memory, files and sockets, work."""
+
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.processes import alive, family, within
+from tests.service import fetch
+
+__all__ = ["GROWTH", "Watch"]
+
+GROWTH = 32 * 2**20
+"""Bytes by which memory may grow after everything has been asked for many times over: less than 4 KiB a request of ten
+thousand."""
+SETTLE = 30.0
+"""Seconds in which what has ended is given back."""
+IDLE = ("dragoman_rows_in_use", "dragoman_waiting_tokens")
+
+
+class Watch:
+    """A service that is watched from its start to its end."""
+
+    def __init__(self, pid: int, url: str, log: Path) -> None:
+        """``log`` is where its standard streams go."""
+        self._pid, self._url, self._log = pid, url, log
+        self._files = self._sockets = 0
+        self._memory = 0
+
+    def begin(self) -> None:
+        """Remember its files and sockets: no client is connected."""
+        time.sleep(0.5)
+        self._files, self._sockets = self._held()
+
+    def warm(self) -> None:
+        """Remember its memory: everything has been asked for."""
+        self._memory = self.memory()
+
+    def memory(self) -> int:
+        """Bytes that its processes have each for themselves."""
+        return sum(each.memory_full_info().uss for each in alive(family(self._pid)))
+
+    def faults(self) -> list[str]:
+        """What is left of the requests, a sentence each; no client is connected."""
+        found = []
+        if within(SETTLE, self._settled) is None:
+            files, sockets = self._held()
+            found.append(
+                f"{files} files and {sockets} sockets are open; there were {self._files} and {self._sockets} at the start"
+            )
+        for name in IDLE:
+            if within(SETTLE, lambda name=name: self._figure(name) == 0) is None:
+                found.append(f"{name} is {self._figure(name)} when nothing is asked")
+        grown = self.memory() - self._memory if self._memory else 0
+        if grown > GROWTH:
+            found.append(f"memory has grown by {grown / 2**20:.1f} MiB since it was warm; the limit is {GROWTH // 2**20}")
+        return found + self.said()
+
+    def grown(self) -> float:
+        """MiB since `warm`."""
+        return (self.memory() - self._memory) / 2**20
+
+    def said(self) -> list[str]:
+        """The first exception that it has reported."""
+        said = self._log.read_text(encoding="utf-8", errors="replace")
+        place = said.find("Traceback (most recent call last)")
+        return [] if place < 0 else [f"an exception was reported: …{said[place : place + 3000]}"]
+
+    def _held(self) -> tuple[int, int]:
+        processes = alive(family(self._pid))
+        return sum(each.num_fds() for each in processes), sum(len(each.net_connections("tcp")) for each in processes)
+
+    def _settled(self) -> bool:
+        try:
+            files, sockets = self._held()
+        except psutil.Error:
+            return False
+        return files <= self._files and sockets <= self._sockets
+
+    def _figure(self, name: str) -> float:
+        """The sum of a metric over its labels; it is 1 where it is missing, so that this is noticed."""
+        lines = fetch(f"{self._url}/metrics").content.decode().splitlines()
+        values = [float(line.split()[-1]) for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        return sum(values) if values else 1.0
