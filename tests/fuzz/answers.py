@@ -45,18 +45,21 @@ def read(data: bytes, methods: tuple[str, ...] | None, closed: bool, head: bool)
         candidates = ["GET", "HEAD"] if head else ["GET"]
     else:
         candidates = [methods[0] if methods else "GET"]
-    failure = NotHTTP("nothing")
+    failure, incomplete = NotHTTP("nothing"), False
     for method in candidates:
         try:
             answer, rest = _one(data, method, closed)
             if answer is None:
-                return (), data
+                incomplete = True
+                continue
             following = None if methods is None else methods[1:]
             others, rest = read(rest, following, closed, head)
         except NotHTTP as error:
             failure = error
         else:
             return (answer, *others), rest
+    if incomplete:
+        return (), data
     raise failure
 
 

@@ -1,6 +1,7 @@
 """What one client does on a connection of its own, and how that ended."""
 
 import ast
+import re
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -65,7 +66,8 @@ def save(attempt: Attempt, faults: list[str], outcome: Outcome, folder: Path) ->
     members = asdict(replace(attempt, case=None)) | {"statuses": attempt.statuses and sorted(attempt.statuses)}
     members.pop("case")  # what was sent is in its parts
     told = {"attempt": members, "faults": faults, "end": outcome.end, "received": outcome.received[:10_000]}
-    file = folder / f"{attempt.kind.replace(' ', '-').replace('/', '-')}-{time.monotonic_ns()}.txt"
+    name = "-".join(re.findall(r"\w+", attempt.kind))
+    file = folder / f"{name}-{time.monotonic_ns()}.txt"
     file.write_text(f"{told!r}\n", encoding="utf-8")
     return file
 

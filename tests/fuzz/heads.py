@@ -15,12 +15,12 @@ LIMIT = 32 * 1024
 
 def huge_head(chance: random.Random) -> Attempt:
     """More header fields than are read."""
-    request, size = valid(chance), chance.randint(LIMIT + 2000, 3 * LIMIT)
+    request, size = post(chance), chance.randint(LIMIT + 2000, 3 * LIMIT)
     if chance.random() < 0.5:
         more = [("X-Large", "x" * size)]
     else:
         more = [(f"X-{number}", "y" * 20) for number in range(size // 28)]
-    return request.with_headers(*more).attempt(statuses=frozenset({431}), names="")
+    return request.with_headers(*more).attempt(statuses=frozenset({431}))
 
 
 def large_head(chance: random.Random) -> Attempt:
@@ -42,8 +42,8 @@ def long_target(chance: random.Random) -> Attempt:
 
 def head_that_never_ends(chance: random.Random) -> Attempt:
     """It is answered with 408."""
-    wire = valid(chance).wire().split(b"\r\n\r\n")[0] + b"\r\nX-More: "
-    return Attempt("", (wire,), methods=("GET",), statuses=frozenset({408}))
+    wire = post(chance).wire().split(b"\r\n\r\n")[0] + b"\r\nX-More: "
+    return Attempt("", (wire,), methods=("POST",), statuses=frozenset({408}))
 
 
 def unknown_method(chance: random.Random) -> Attempt:

@@ -48,17 +48,14 @@ class Report:
     def table(self) -> Table:
         """Kinds against statuses."""
         total: Counter[str] = Counter()
-        for ends in self.ends.values():
-            total.update(ends)
-        columns = sorted(total)
         table = Table(title=f"{self.attempts:,} attempts")
         table.add_column("kind", no_wrap=True)
-        for column in columns:
-            table.add_column(column, justify="right")
+        table.add_column("answers by status, and ends without any")
         for kind, ends in sorted(self.ends.items()):
-            table.add_row(kind, *(str(ends[column] or "") for column in columns))
+            total.update(ends)
+            table.add_row(kind, _counted(ends))
         table.add_section()
-        table.add_row("all", *(str(total[column]) for column in columns))
+        table.add_row("all", _counted(total))
         return table
 
     def text(self) -> str:
@@ -74,6 +71,10 @@ class Report:
     def show(self, console: Console) -> None:
         console.print(self.table())
         console.print(self.text() or "no fault", markup=False, highlight=False, soft_wrap=True)
+
+
+def _counted(ends: Counter[str]) -> str:
+    return ", ".join(f"{end}: {count}" for end, count in sorted(ends.items()))
 
 
 def _save(attempt: Attempt, faults: list[str], outcome: Outcome, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """What the processes of a service hold: memory, files and sockets, work."""
 
+import re
 import time
 from pathlib import Path
 
@@ -63,8 +64,8 @@ class Watch:
     def said(self) -> list[str]:
         """The first exception that it has reported."""
         said = self._log.read_text(encoding="utf-8", errors="replace")
-        place = said.find("Traceback (most recent call last)")
-        return [] if place < 0 else [f"an exception was reported: …{said[place : place + 3000]}"]
+        first = re.search(r"^Traceback \(most recent call last\):\n(?:[ +|].*\n|\n)*.*", said, re.MULTILINE)
+        return [f"an exception was reported:\n{first[0]}"] if first else []
 
     def _held(self) -> tuple[int, int]:
         processes = alive(family(self._pid))
