@@ -48,7 +48,7 @@ def main() -> int:
         def progress(made: int) -> None:
             bar.update(task, advance=made, description=f"attempts ({report.faults.total()} faults)")
 
-        campaign(service, report, seed, given.requests, given.kind and dict.fromkeys(given.kind), progress)
+        campaign(service, report, seed, given.requests, given.kind or (), progress=progress)
         grown = service.watch.grown()
     report.show(console)
     console.print(f"seed {seed}; memory has grown by {grown:+.1f} MiB since it was warm", highlight=False)

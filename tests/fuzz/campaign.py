@@ -1,6 +1,6 @@
 """A run: attempts in batches, and after each an ordinary request."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -11,7 +11,7 @@ from tests.fuzz.kinds import KINDS, raw
 from tests.fuzz.oracle import judge
 from tests.fuzz.report import Report
 from tests.fuzz.target import Target
-from tests.fuzz.valid import Valid
+from tests.fuzz.valid import ORDINARY
 from tests.service import fetch
 
 __all__ = ["BATCH", "campaign"]
@@ -23,26 +23,20 @@ WARM = 0.3
 """Of the attempts: after them memory is measured first."""
 SHARE = 0.5
 """Of the attempts that are made from the description; the others are raw."""
-ORDINARY = Valid("POST", "/v1/translate", b'{"text": "The file could not be opened."}')
 LOST = "an ordinary request is no longer answered with 200"
 
 
-def attempts(seed: int, count: int, described: Described | None) -> Iterator[list[Attempt]]:
-    """``count`` attempts in batches, the same for the same seed; all are raw without a description."""
-    made, number = 0, 0
-    for batch in range(count):
-        size = min(BATCH, count - made)
-        found: list[Attempt] = []
-        if described:
-            whole = described.attempts(seed * 1_000_003 + batch, int(BATCH * SHARE))
-            found = list(islice(whole, int(size * SHARE) if size < BATCH else None))
+def attempts(seed: int, count: int, described: Described, batch: int = BATCH) -> Iterator[list[Attempt]]:
+    """``count`` attempts in batches, the same for the same seed."""
+    number = 0
+    for turn, begin in enumerate(range(0, count, batch)):
+        size = min(batch, count - begin)
+        share = int(size * SHARE)
+        found = list(islice(described.attempts(seed * 1_000_003 + turn, share), share))
         while len(found) < size:
             found.append(raw(seed, number))
             number += 1
-        made += len(found)
         yield found
-        if made >= count:
-            return
 
 
 def campaign(
@@ -50,21 +44,23 @@ def campaign(
     report: Report,
     seed: int,
     count: int,
-    kinds: Mapping[str, object] | None = None,
+    kinds: Collection[str] = (),
+    batch: int = BATCH,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Make ``count`` attempts and tell ``report`` how they ended; only those of ``kinds``, if given, which are raw.
+    """Make ``count`` attempts and tell ``report`` how they ended; only those of ``kinds``, if any, which are raw.
+    After each ``batch`` an ordinary request is made.
 
     ``progress`` is told how many have been made. It stops early when an ordinary request is no longer answered.
     """
     described = None if kinds else Described(document(fetch(f"{target.url}/openapi.json").content))
-    batches = _some(seed, count, kinds) if kinds else attempts(seed, count, described)
+    batches = _some(seed, count, kinds, batch) if kinds else attempts(seed, count, described, batch)
     target.watch.begin()
     warm = False
     with ThreadPoolExecutor(CLIENTS) as clients:
-        for batch in batches:
-            outcomes = clients.map(lambda each: one(target, each), batch)
-            for attempt, outcome in zip(batch, outcomes, strict=True):
+        for made in batches:
+            outcomes = clients.map(lambda each: one(target, each), made)
+            for attempt, outcome in zip(made, outcomes, strict=True):
                 report.add(attempt, outcome, _faults(target, attempt, outcome))
                 progress(1)
             if not _ordinary(target):
@@ -88,11 +84,11 @@ def _faults(target: Target, attempt: Attempt, outcome: Outcome) -> list[str]:
     return found
 
 
-def _some(seed: int, count: int, kinds: Mapping[str, object]) -> Iterator[list[Attempt]]:
+def _some(seed: int, count: int, kinds: Collection[str], batch: int) -> Iterator[list[Attempt]]:
     chosen = {name: kind for name, kind in KINDS.items() if name in kinds}
     assert chosen, f"there are no such kinds; there are {', '.join(KINDS)}"
-    for begin in range(0, count, BATCH):
-        yield [raw(seed, number, chosen) for number in range(begin, min(count, begin + BATCH))]
+    for begin in range(0, count, batch):
+        yield [raw(seed, number, chosen) for number in range(begin, min(count, begin + batch))]
 
 
 def _ordinary(target: Target) -> bool:

@@ -32,6 +32,8 @@ def judge(attempt: Attempt, outcome: Outcome, limits: Limits) -> list[str]:
     found: list[str] = []
     if outcome.end == "hung":
         found.append(f"the service neither answered nor ended the connection within {limits.hang:g} s")
+        if outcome.rest:
+            found.append("what was received last is no whole answer")
     if outcome.end == "refused":
         found.append("the service took no connection")
     if outcome.malformed:

@@ -26,7 +26,6 @@ class Target:
     port: int
     watch: Watch
     limits: Limits
-    process: "subprocess.Popen[bytes]"
 
     @property
     def url(self) -> str:
@@ -41,7 +40,7 @@ def target(log: Path, bundle: str = "en-de-small") -> Iterator[Target]:
     options = [f"--{name}={value:g}" for name, value in limits.items()]
     command = [sys.executable, "-m", "serving.cli", "serve", "--no-ray", "--bundle", bundle, "--port", str(port)]
     with running([*command, *options], port, log) as process:
-        yield Target(port, Watch(process.pid, f"http://127.0.0.1:{port}", log), LIMITS, process)
+        yield Target(port, Watch(process.pid, f"http://127.0.0.1:{port}", log), LIMITS)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.fuzz.attempt import Attempt
 
-__all__ = ["MAX_CHARACTERS", "Valid", "post", "texts", "valid"]
+__all__ = ["MAX_CHARACTERS", "ORDINARY", "Valid", "post", "texts", "valid"]
 
 MAX_CHARACTERS = 120
 """The service's limit while it is tried: no text is much work."""
@@ -50,6 +50,10 @@ class Valid:
         """To send it once, as it is unless ``more`` says otherwise."""
         told = {"parts": (self.wire(),), "methods": (self.method,), "statuses": self.statuses, "names": self.names}
         return Attempt("valid", **(told | more))
+
+
+ORDINARY = Valid("POST", "/v1/translate", b'{"text": "The file could not be opened."}')
+"""What is asked again and again, to see whether the service is whole."""
 
 
 @functools.cache

@@ -15,16 +15,16 @@ GROWTH = 32 * 2**20
 """Bytes by which memory may grow after everything has been asked for many times over: less than 4 KiB a request of ten
 thousand."""
 SETTLE = 30.0
-"""Seconds in which what has ended is given back."""
+"""Seconds, unless given."""
 IDLE = ("dragoman_rows_in_use", "dragoman_waiting_tokens")
 
 
 class Watch:
     """A service that is watched from its start to its end."""
 
-    def __init__(self, pid: int, url: str, log: Path) -> None:
-        """``log`` is where its standard streams go."""
-        self._pid, self._url, self._log = pid, url, log
+    def __init__(self, pid: int, url: str, log: Path, settle: float = SETTLE) -> None:
+        """``log`` is where its standard streams go; ``settle`` seconds are left to it to give back what has ended."""
+        self._pid, self._url, self._log, self._settle = pid, url, log, settle
         self._files = self._sockets = 0
         self._memory = 0
 
@@ -44,13 +44,13 @@ class Watch:
     def faults(self) -> list[str]:
         """What is left of the requests, a sentence each; no client is connected."""
         found = []
-        if within(SETTLE, self._settled) is None:
+        if within(self._settle, self._settled) is None:
             files, sockets = self._held()
             found.append(
                 f"{files} files and {sockets} sockets are open; there were {self._files} and {self._sockets} at the start"
             )
         for name in IDLE:
-            if within(SETTLE, lambda name=name: self._figure(name) == 0) is None:
+            if within(self._settle, lambda name=name: self._figure(name) == 0) is None:
                 found.append(f"{name} is {self._figure(name)} when nothing is asked")
         grown = self.memory() - self._memory if self._memory else 0
         if grown > GROWTH:
