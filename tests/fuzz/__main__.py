@@ -41,7 +41,13 @@ def main() -> int:
     console = Console()
     console.print(f"seed {seed}; what the service says: {folder}/log", highlight=False, soft_wrap=True)
     report = Report(folder)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with target(folder / "log") as service, Progress(*columns, console=console) as bar:
         task = bar.add_task("attempts", total=given.requests)
 
@@ -61,7 +67,9 @@ def _replay(file: Path, folder: Path) -> int:
     with target(folder / "log") as service:
         outcome = one(service, attempt)
         faults = judge(attempt, outcome, service.limits)
-    print(f"{attempt.kind}\nsent:     {attempt.parts!r}\nreceived: {outcome.received!r}\n{outcome.end}, {outcome.seconds:.2f} s")
+    print(
+        f"{attempt.kind}\nsent:     {attempt.parts!r}\nreceived: {outcome.received!r}\n{outcome.end}, {outcome.seconds:.2f} s"
+    )
     print("\n".join(faults) or "no fault")
     return 1 if faults else 0
 

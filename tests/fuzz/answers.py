@@ -41,10 +41,9 @@ def read(data: bytes, methods: tuple[str, ...] | None, closed: bool, head: bool)
     """
     if not data:
         return (), b""
-    if methods is None:
-        candidates = ["GET", "HEAD"] if head else ["GET"]
-    else:
-        candidates = [methods[0] if methods else "GET"]
+    candidates = ["GET", "HEAD"] if head and methods is None else ["GET"]
+    if methods:
+        candidates = [methods[0]]
     failure, incomplete = NotHTTP("nothing"), False
     for method in candidates:
         try:

@@ -31,6 +31,8 @@ class Attempt:
     knows."""
     statuses: frozenset[int] | None = None
     """One of these is the status of every answer; None for all that is not an error of the service."""
+    turns: tuple[frozenset[int], ...] = ()
+    """The same for each of several answers, in their order."""
     old: bool = False
     """It speaks HTTP/1.0."""
     hidden: bool = False
@@ -43,6 +45,10 @@ class Attempt:
     @property
     def sent(self) -> bytes:
         return b"".join(self.parts)
+
+    def allowed(self, number: int) -> frozenset[int] | None:
+        """The statuses of the answer of that number, from 0 on."""
+        return self.turns[number] if number < len(self.turns) else self.statuses
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,10 @@ class Outcome:
 
 def save(attempt: Attempt, faults: list[str], outcome: Outcome, folder: Path) -> Path:
     """Write an attempt as a Python literal, so that `load` reads it; returns the file."""
-    members = asdict(replace(attempt, case=None)) | {"statuses": attempt.statuses and sorted(attempt.statuses)}
+    members = asdict(replace(attempt, case=None))
     members.pop("case")  # what was sent is in its parts
+    members["statuses"] = None if attempt.statuses is None else sorted(attempt.statuses)
+    members["turns"] = [sorted(each) for each in attempt.turns]
     told = {"attempt": members, "faults": faults, "end": outcome.end, "received": outcome.received[:10_000]}
     name = "-".join(re.findall(r"\w+", attempt.kind))
     file = folder / f"{name}-{time.monotonic_ns()}.txt"
@@ -76,4 +84,5 @@ def load(file: Path) -> Attempt:
     """The attempt that `save` wrote."""
     members = ast.literal_eval(file.read_text(encoding="utf-8"))["attempt"]
     members["statuses"] = None if members["statuses"] is None else frozenset(members["statuses"])
+    members["turns"] = tuple(map(frozenset, members["turns"]))
     return Attempt(**members)

@@ -88,7 +88,14 @@ def no_coding(chance: random.Random) -> Attempt:
 def other_type(chance: random.Random) -> Attempt:
     """The service reads JSON, whatever a body is said to be: curl says that it is a form."""
     request = post(chance)
-    types = ["text/plain", "application/x-www-form-urlencoded", "", "application/json; charset=utf-16", "x", "\xe4/\xe4"]
+    types = [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "",
+        "application/json; charset=utf-16",
+        "x",
+        "\xe4/\xe4",
+    ]
     head = tuple(each for each in request.head if each[0] != "Content-Type")
     wire = request.wire(head=(*head, ("Content-Type", chance.choice(types))))
     return request.attempt(parts=(wire,), statuses=frozenset({200, 415}))
@@ -115,7 +122,10 @@ def odd_text(chance: random.Random) -> Attempt:
         "\0", "\u202e\u200b", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u0301" * 100, "\ufeff", "\uffff", "\U0010ffff", "\r\n",
         " " * 100, "<unk> </s> ▁", "event: result\ndata: {}\n\n", ". " * 60, "!" * 120, "{0}%s\\", "ﷺ" * 40, "a\u0085b\u2028c",
     ]  # fmt: skip
-    made = [chance.choice(odd), "".join(chr(chance.randrange(0xD800)) for _ in range(chance.randint(1, MAX_CHARACTERS)))]
+    made = [
+        chance.choice(odd),
+        "".join(chr(chance.randrange(0xD800)) for _ in range(chance.randint(1, MAX_CHARACTERS))),
+    ]
     body = {"text": chance.choice(made), "max_tokens": 20}
     if chance.random() < 0.3:
         body["stream"] = True

@@ -40,7 +40,17 @@ def wrong_length(chance: random.Random) -> Attempt:
 def bad_length(chance: random.Random) -> Attempt:
     request = post(chance)
     good = str(len(request.body))
-    bad = ["-1", "+5", "0x10", "1e2", "5 5", f"{good}, {int(good) + 1}", "abc", "١٢".encode().decode("latin-1"), "9" * 30]
+    bad = [
+        "-1",
+        "+5",
+        "0x10",
+        "1e2",
+        "5 5",
+        f"{good}, {int(good) + 1}",
+        "abc",
+        "١٢".encode().decode("latin-1"),
+        "9" * 30,
+    ]
     sent = _headed(request, ("Content-Length", chance.choice(bad))) + request.body + HIDDEN
     return Attempt("", (sent,), methods=("POST",), statuses=REFUSED, hidden=True)
 

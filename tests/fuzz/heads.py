@@ -30,7 +30,9 @@ def large_head(chance: random.Random) -> Attempt:
 
 def many_headers(chance: random.Random) -> Attempt:
     """Within the limit, if one lets so many of them pass."""
-    more = [(chance.choice(["X-A", "Cookie", "Accept", f"X-{number}"]), "v") for number in range(chance.randint(50, 500))]
+    more = [
+        (chance.choice(["X-A", "Cookie", "Accept", f"X-{number}"]), "v") for number in range(chance.randint(50, 500))
+    ]
     return post(chance).with_headers(*more).attempt(statuses=frozenset({200, 431}))
 
 
@@ -67,7 +69,18 @@ def odd_target(chance: random.Random) -> Attempt:
 
 
 def odd_version(chance: random.Random) -> Attempt:
-    odd = ["HTTP/1.2", "HTTP/2.0", "HTTP/3", "HTTP/0.9", "HTTP/9.9", "HTP/1.1", "http/1.1", "HTTP/1.10", "HTTP/", "ICY/1.0"]
+    odd = [
+        "HTTP/1.2",
+        "HTTP/2.0",
+        "HTTP/3",
+        "HTTP/0.9",
+        "HTTP/9.9",
+        "HTP/1.1",
+        "http/1.1",
+        "HTTP/1.10",
+        "HTTP/",
+        "ICY/1.0",
+    ]
     return Attempt("", (valid(chance).wire(chance.choice(odd)),), end=chance.choice(["wait", "half-close"]))
 
 

@@ -21,13 +21,17 @@ def pipelined(chance: random.Random) -> Attempt:
         "",
         (b"".join(each.wire() for each in requests),),
         methods=tuple(each.method for each in requests),
-        statuses=frozenset().union(*(each.statuses for each in requests)),
+        turns=tuple(each.statuses for each in requests),
     )
 
 
 def pipelined_with_bad(chance: random.Random) -> Attempt:
     """After what is no request, nothing is answered."""
-    sent = valid(chance).wire() + chance.choice([b"\0\0\r\n\r\n", b"GET\r\n\r\n", b"x" * 50 + b"\r\n\r\n"]) + valid(chance).wire()
+    sent = (
+        valid(chance).wire()
+        + chance.choice([b"\0\0\r\n\r\n", b"GET\r\n\r\n", b"x" * 50 + b"\r\n\r\n"])
+        + valid(chance).wire()
+    )
     return Attempt("", (sent,))
 
 

@@ -17,7 +17,7 @@ def flipped(chance: random.Random, data: bytearray) -> bytes:
 
 def overwritten(chance: random.Random, data: bytearray) -> bytes:
     for _ in range(chance.randint(1, 4)):
-        data[chance.randrange(len(data))] = chance.choice(b"\0\r\n\t :;,/\x7f\x80\xff%\"")
+        data[chance.randrange(len(data))] = chance.choice(b'\0\r\n\t :;,/\x7f\x80\xff%"')
     return bytes(data)
 
 

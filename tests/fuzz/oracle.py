@@ -41,8 +41,8 @@ def judge(attempt: Attempt, outcome: Outcome, limits: Limits) -> list[str]:
     elif outcome.rest and outcome.end in ("closed", "reset"):
         found.append("the answer breaks off")
     found += _count(attempt, outcome)
-    for answer in outcome.answers:
-        found += _answer(attempt, answer)
+    for number, answer in enumerate(outcome.answers):
+        found += _answer(attempt, answer, attempt.allowed(number))
         if answer.status in LATE and outcome.seconds < EARLY * limits.timeout:
             found.append(f"status {answer.status} came before the time-out")
     return list(dict.fromkeys(found))
@@ -58,10 +58,10 @@ def _count(attempt: Attempt, outcome: Outcome) -> list[str]:
     else:
         if count > len(attempt.methods) or (not attempt.methods and outcome.received):
             found.append("there are more answers than requests")
-        refused = count > 0 and outcome.answers[-1].closes
-        if attempt.end == "wait" and outcome.end in ("closed", "reset", "open") and not outcome.malformed:
-            if count < len(attempt.methods) and not (refused and outcome.answers[-1].status >= 400):
-                found.append("the connection ended without an answer to a request")
+        refused = count > 0 and outcome.answers[-1].closes and outcome.answers[-1].status >= 400
+        ended = attempt.end == "wait" and outcome.end in ("closed", "reset", "open") and not outcome.malformed
+        if ended and not refused and count < len(attempt.methods):
+            found.append("the connection ended without an answer to a request")
     if any(each.closes for each in outcome.answers[:-1]):
         found.append("an answer came after one that said that the connection closes")
     if attempt.old and count and outcome.end == "open":
@@ -69,10 +69,10 @@ def _count(attempt: Attempt, outcome: Outcome) -> list[str]:
     return found
 
 
-def _answer(attempt: Attempt, answer: Answer) -> list[str]:
+def _answer(attempt: Attempt, answer: Answer, allowed: frozenset[int] | None) -> list[str]:
     found, status = [], answer.status
-    if attempt.statuses is not None and status not in attempt.statuses | {429, 504}:
-        found.append(f"status {status} where {_listed(attempt.statuses)} is right")
+    if allowed is not None and status not in allowed | {429, 504}:
+        found.append(f"status {status} where {_listed(allowed)} is right")
     if _wrong(status):
         found.append(f"status {status}")
     if any(each != 100 for each in answer.informational):
@@ -85,7 +85,11 @@ def _answer(attempt: Attempt, answer: Answer) -> list[str]:
         found.append("a request that was hidden in a body was answered")
     if status == 405 and not answer.header("allow"):
         found.append("status 405 without Allow")
-    if status == 415 and re.search(rb"content-encoding", attempt.sent, re.IGNORECASE) and not answer.header("accept-encoding"):
+    if (
+        status == 415
+        and re.search(rb"content-encoding", attempt.sent, re.IGNORECASE)
+        and not answer.header("accept-encoding")
+    ):
         found.append("status 415 without Accept-Encoding")
     if answer.head and answer.body:
         found.append("an answer to HEAD has a body")
@@ -94,7 +98,7 @@ def _answer(attempt: Attempt, answer: Answer) -> list[str]:
 
 def _wrong(status: int) -> bool:
     """Whether a service that is alone and well never answers so."""
-    return status >= 500 and status not in (501, 504, 505) or status < 200 or 300 <= status < 400
+    return (status >= 500 and status not in (501, 504, 505)) or status < 200 or 300 <= status < 400
 
 
 def _listed(statuses: frozenset[int]) -> str:

@@ -16,7 +16,9 @@ DOCUMENT = {
     "openapi": "3.1.0",
     "info": {"title": "x", "version": "1"},
     "paths": {
-        "/healthz": {"get": {"responses": {"200": {"description": "x", "content": {"application/json": {"schema": {}}}}}}},
+        "/healthz": {
+            "get": {"responses": {"200": {"description": "x", "content": {"application/json": {"schema": {}}}}}}
+        },
         "/v1/encode": {
             "post": {
                 "requestBody": {
@@ -88,7 +90,9 @@ def test_described_requests_are_the_same_for_the_same_seed() -> None:
     first, second = (list(Described(DOCUMENT).attempts(3, 60)) for _ in range(2))
     assert [each.sent for each in first] == [each.sent for each in second]
     kinds = {each.kind for each in first}
-    assert kinds == {f"schema: {name}" for name in ("GET /healthz positive", "POST /v1/encode positive", "POST /v1/encode negative")}
+    assert kinds == {
+        f"schema: {name}" for name in ("GET /healthz positive", "POST /v1/encode positive", "POST /v1/encode negative")
+    }
     assert len({each.sent for each in first}) > 30
 
 

@@ -10,7 +10,7 @@ from tests.fuzz.oracle import Limits, judge
 
 LIMITS = Limits(timeout=3, hang=20)
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-HEALTHY = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}'
+HEALTHY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def answered(status: int, body: bytes = b"{}", kind: str = "application/json", *fields: str) -> bytes:
@@ -91,6 +91,10 @@ def test_a_right_end_has_no_fault(received: bytes, sent: Attempt | None, end: st
         (problem(400, told={"status": 404}), None, "open", "status is not the answer's"),
         (answered(400, b"[]", "application/problem+json"), None, "open", "no object"),
         (answered(400, b"{", "application/problem+json"), None, "open", "no JSON"),
+        (
+            problem(404) + HEALTHY, attempt(methods=("GET", "GET"), turns=(frozenset({200}), frozenset({404}))), "open",
+            "status 404 where 200 is right",
+        ),
         (problem(404), attempt(names="/nothing/7"), "open", "does not name the path"),
         (problem(405), None, "open", "without Allow"),
         (problem(415), attempt(parts=(b"Content-Encoding: br" + GET,)), "open", "without Accept-Encoding"),

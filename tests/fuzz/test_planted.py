@@ -46,7 +46,9 @@ def test_a_failing_attempt_can_be_sent_again(tmp_path: Path) -> None:
     file, port = report.files["status 500"][0], free_port()
     attempt = load(file)
     assert attempt.sent.startswith(b"POST /v1/")
-    with running([sys.executable, "-m", "tests.fuzz.planted", "redirect", str(port)], port, tmp_path / "log") as process:
+    with running(
+        [sys.executable, "-m", "tests.fuzz.planted", "redirect", str(port)], port, tmp_path / "log"
+    ) as process:
         watch = Watch(process.pid, f"http://127.0.0.1:{port}", tmp_path / "log")
         target = Target(port, watch, LIMITS)
         assert "status 307" in judge(attempt, one(target, attempt), target.limits)

@@ -11,9 +11,9 @@ from tests.service import fetch
 
 __all__ = ["GROWTH", "Watch"]
 
-GROWTH = 32 * 2**20
-"""Bytes by which memory may grow after everything has been asked for many times over: less than 4 KiB a request of ten
-thousand."""
+GROWTH = 24 * 2**20
+"""Bytes by which memory may grow after everything has been asked for many times over: less than 4 KiB for each
+of the requests that follow, in a run of ten thousand."""
 SETTLE = 30.0
 """Seconds, unless given."""
 IDLE = ("dragoman_rows_in_use", "dragoman_waiting_tokens")
@@ -54,7 +54,9 @@ class Watch:
                 found.append(f"{name} is {self._figure(name)} when nothing is asked")
         grown = self.memory() - self._memory if self._memory else 0
         if grown > GROWTH:
-            found.append(f"memory has grown by {grown / 2**20:.1f} MiB since it was warm; the limit is {GROWTH // 2**20}")
+            found.append(
+                f"memory has grown by {grown / 2**20:.1f} MiB since it was warm; the limit is {GROWTH // 2**20}"
+            )
         return found + self.said()
 
     def grown(self) -> float:
