@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -57,8 +58,12 @@ def main() -> int:
         campaign(service, report, seed, given.requests, given.kind or (), progress=progress)
         grown = service.watch.grown()
     report.show(console)
-    console.print(f"seed {seed}; memory has grown by {grown:+.1f} MiB since it was warm", highlight=False)
-    return 1 if report.faults else 0
+    told = "" if grown is None else f"; memory has grown by {grown:+.1f} MiB since it was warm"
+    console.print(f"seed {seed}{told}", highlight=False)
+    if report.faults:
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 def _replay(file: Path, folder: Path) -> int:
@@ -70,7 +75,8 @@ def _replay(file: Path, folder: Path) -> int:
     print(
         f"{attempt.kind}\nsent:     {attempt.parts!r}\nreceived: {outcome.received!r}\n{outcome.end}, {outcome.seconds:.2f} s"
     )
-    print("\n".join(faults) or "no fault")
+    print("\n".join([*faults, *service.watch.said()]) or "no fault")
+    shutil.rmtree(folder)
     return 1 if faults else 0
 
 

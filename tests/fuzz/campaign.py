@@ -64,7 +64,7 @@ def campaign(
                 report.add(attempt, outcome, _faults(target, attempt, outcome))
                 progress(1)
             if not _ordinary(target):
-                report.add_faults([LOST])
+                report.add_faults([LOST, *target.watch.said()])
                 return
             if not warm and report.attempts >= WARM * count:
                 target.watch.warm()

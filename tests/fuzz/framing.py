@@ -85,10 +85,13 @@ def length_and_chunks(chance: random.Random) -> Attempt:
 
 
 def odd_transfer_encoding(chance: random.Random) -> Attempt:
+    """Where the body ends nobody can tell, so what follows is no request; but for the first, which ends as chunks do."""
     request = post(chance)
-    odd = ["identity", "gzip, chunked", "xchunked", "chunked, gzip", "chunked, identity", '"chunked"', "\x0bchunked"]
-    sent = _headed(request, ("Transfer-Encoding", chance.choice(odd))) + _chunks(chance, request.body)
-    return Attempt("", (sent + b"0\r\n\r\n" + HIDDEN,), end="half-close")
+    odd = ["gzip, chunked", "identity", "xchunked", "chunked, gzip", "chunked, identity", '"chunked"', "\x0bchunked"]
+    coding = chance.choice(odd)
+    sent = _headed(request, ("Transfer-Encoding", coding)) + _chunks(chance, request.body) + b"0\r\n\r\n"
+    following = b"" if coding == odd[0] else HIDDEN
+    return Attempt("", (sent + following,), end="half-close", hidden=True)
 
 
 def chunked(chance: random.Random) -> Attempt:

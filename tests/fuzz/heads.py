@@ -112,6 +112,13 @@ def expectation(chance: random.Random) -> Attempt:
     return request.attempt(parts=parts, pause=0.05)
 
 
+def expectation_of_nothing(chance: random.Random) -> Attempt:
+    """The body never comes, though it is asked for: 408."""
+    request = post(chance).with_headers(("Expect", "100-continue"))
+    wire = request.wire()
+    return request.attempt(parts=(wire[: len(wire) - len(request.body)],), statuses=frozenset({408}))
+
+
 def unknown_expectation(chance: random.Random) -> Attempt:
     return post(chance).with_headers(("Expect", "miracles")).attempt(statuses=frozenset({200, 417}))
 
@@ -164,7 +171,7 @@ KINDS = {
     kind.__name__.replace("_", " "): kind
     for kind in (
         huge_head, large_head, many_headers, long_target, head_that_never_ends, unknown_method, odd_target, odd_version,
-        version_1_0, change_to_h2c, change_to_websocket, expectation, unknown_expectation, odd_host, odd_field,
+        version_1_0, change_to_h2c, change_to_websocket, expectation, expectation_of_nothing, unknown_expectation, odd_host, odd_field,
         harmless_fields, closing, query,
     )
 }  # fmt: skip

@@ -7,7 +7,11 @@ from dataclasses import replace
 from tests.fuzz.attempt import Attempt
 from tests.fuzz.valid import post, valid
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "TIMEOUT"]
+
+TIMEOUT = 3
+"""Seconds, the service's while it is tried."""
+DRIPS = 9
 
 
 def as_it_should_be(chance: random.Random) -> Attempt:
@@ -60,6 +64,26 @@ def body_that_never_ends(chance: random.Random) -> Attempt:
     return Attempt("", (wire[: -chance.randint(1, 5)],), methods=("POST",), statuses=frozenset({408}))
 
 
+def dripping(chance: random.Random) -> Attempt:
+    """There is always a little more, past the time-out, which counts from the first byte: 408."""
+    wire = post(chance).wire()
+    places = sorted(chance.sample(range(1, len(wire)), DRIPS))
+    parts = tuple(wire[begin:end] for begin, end in zip([0, *places], [*places, len(wire)], strict=True))
+    return Attempt("", parts, pause=1.5 * TIMEOUT / DRIPS, methods=("POST",), statuses=frozenset({408}))
+
+
+def one_after_another(chance: random.Random) -> Attempt:
+    """Several requests on a connection, each perhaps before the one before it is answered."""
+    requests = [valid(chance) for _ in range(chance.randint(2, 5))]
+    return Attempt(
+        "",
+        tuple(each.wire() for each in requests),
+        pause=chance.choice([0.01, 0.1]),
+        methods=tuple(each.method for each in requests),
+        turns=tuple(each.statuses for each in requests),
+    )
+
+
 def reset(chance: random.Random) -> Attempt:
     wire = valid(chance).wire()
     return Attempt("", (wire[: chance.choice([1, len(wire) // 2, len(wire)])],), end="reset")
@@ -93,7 +117,8 @@ def h2_preface_after(chance: random.Random) -> Attempt:
 KINDS = {
     kind.__name__.replace("_", " "): kind
     for kind in (
-        as_it_should_be, pipelined, pipelined_with_bad, half_closed, half_closed_early, slow, body_that_never_ends, reset,
+        as_it_should_be, pipelined, pipelined_with_bad, half_closed, half_closed_early, slow, body_that_never_ends, dripping,
+        one_after_another, reset,
         gone, silent, trickled_noise, h2_preface_after,
     )
 }  # fmt: skip

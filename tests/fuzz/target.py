@@ -9,13 +9,14 @@ from pathlib import Path
 
 from loadtest.servers import START_SECONDS, clean_environment, free_port, wait_until_ready
 from tests.fuzz.bodies import MAX_BODY
+from tests.fuzz.manners import TIMEOUT
 from tests.fuzz.oracle import Limits
 from tests.fuzz.valid import MAX_CHARACTERS
 from tests.fuzz.watch import Watch
 
 __all__ = ["LIMITS", "Target", "target"]
 
-LIMITS = Limits(timeout=3, hang=20)
+LIMITS = Limits(timeout=TIMEOUT, hang=20)
 """A machine that does other work too is no fault: what hangs, hangs for longer."""
 
 

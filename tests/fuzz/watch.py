@@ -59,9 +59,12 @@ class Watch:
             )
         return found + self.said()
 
-    def grown(self) -> float:
-        """MiB since `warm`."""
-        return (self.memory() - self._memory) / 2**20
+    def grown(self) -> float | None:
+        """MiB since `warm`; None if it never was, or has ended."""
+        try:
+            return (self.memory() - self._memory) / 2**20 if self._memory else None
+        except psutil.Error:
+            return None
 
     def said(self) -> list[str]:
         """The first exception that it has reported."""
