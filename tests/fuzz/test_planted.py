@@ -16,6 +16,7 @@ from tests.service import free_port
 
 COUNT = 60
 LIMITS = Limits(timeout=0.5, hang=5)
+IMPATIENT = Limits(timeout=0.5, hang=1.5)
 KIND = "manners: as it should be"
 
 
@@ -23,9 +24,10 @@ def tried(fault: str, folder: Path) -> tuple[Report, Target]:
     port, log = free_port(), folder / "log"
     with running([sys.executable, "-m", "tests.fuzz.planted", fault, str(port)], port, log) as process:
         watch = Watch(process.pid, f"http://127.0.0.1:{port}", log, settle=1)
-        target = Target(port, watch, LIMITS)
+        hangs = fault == "hang"
+        target = Target(port, watch, IMPATIENT if hangs else LIMITS)
         report = Report(folder / "faults")
-        campaign(target, report, seed=1, count=COUNT, kinds=[KIND], batch=COUNT if fault == "hang" else 10)
+        campaign(target, report, seed=1, count=COUNT, kinds=[KIND], batch=COUNT if hangs else 10)
         return report, target
 
 
