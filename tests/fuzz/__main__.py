@@ -56,10 +56,9 @@ def main() -> int:
             bar.update(task, advance=made, description=f"attempts ({report.faults.total()} faults)")
 
         campaign(service, report, seed, given.requests, given.kind or (), progress=progress)
-        grown = service.watch.grown()
+        grown = service.watch.grown / 2**20
     report.show(console)
-    told = "" if grown is None else f"; memory has grown by {grown:+.1f} MiB since it was warm"
-    console.print(f"seed {seed}{told}", highlight=False)
+    console.print(f"seed {seed}; memory has grown by {grown:+.1f} MiB", highlight=False)
     if report.faults:
         return 1
     shutil.rmtree(folder)

@@ -19,8 +19,6 @@ __all__ = ["BATCH", "campaign"]
 BATCH = 200
 CLIENTS = 32
 """Attempts at one time."""
-WARM = 0.3
-"""Of the attempts: after them memory is measured first."""
 SHARE = 0.5
 """Of the attempts that are made from the description; the others are raw."""
 LOST = "an ordinary request is no longer answered with 200"
@@ -56,7 +54,6 @@ def campaign(
     described = None if kinds else Described(document(fetch(f"{target.url}/openapi.json").content))
     batches = _some(seed, count, kinds, batch) if kinds else attempts(seed, count, described, batch)
     target.watch.begin()
-    warm = False
     with ThreadPoolExecutor(CLIENTS) as clients:
         for made in batches:
             outcomes = clients.map(lambda each: one(target, each), made)
@@ -66,9 +63,7 @@ def campaign(
             if not _ordinary(target):
                 report.add_faults([LOST, *target.watch.said()])
                 return
-            if not warm and report.attempts >= WARM * count:
-                target.watch.warm()
-                warm = True
+            target.watch.note()
     report.add_faults(target.watch.faults())
 
 

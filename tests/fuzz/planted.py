@@ -99,7 +99,7 @@ class Planted(BaseHTTPRequestHandler):
         elif self.fault == "sockets":
             kept.append(socket.socket(fileno=os.dup(self.connection.fileno())))
         elif self.fault == "memory":
-            kept.append(os.urandom(4 * 2**20))
+            kept.append(os.urandom(8 * 2**20))
         elif self.fault == "exception":
             try:
                 raise RuntimeError("planted")
