@@ -12,7 +12,7 @@ PIP := $(BIN)/python $(INSTALL)
 override GPU := $(or $(strip $(GPU)),0)
 OPTIONS := $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
-.PHONY: serve bundle-for-gpu test test-all faults lint loadtest bench clean
+.PHONY: serve bundle-for-gpu test test-all faults fuzz lint loadtest bench clean
 
 ifeq ($(GPU),0)
 serve: $(VENV)/.serve
@@ -41,6 +41,10 @@ test-all: test .gpu/.ready
 # Two hundred random faults against the real service: ten minutes.
 faults: $(VENV)/.dev
 	$(BIN)/pytest tests/test_faults.py --capture=no --faults 200
+
+# Ten thousand generated requests against the real service: five minutes. SEED=1: those of another time.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --requests 10000 $(if $(SEED),--seed "$(SEED)")
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
