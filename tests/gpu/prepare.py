@@ -56,7 +56,11 @@ def packages(there: set[str]) -> list[str]:
     """The packages that serving, its load test, the benchmark and the tests ask for, but for those that are ``there``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
-    lines = [line for line in asked if not line.startswith(("dragoman", "mypy", "ruff", "types-", "hypothesis", "schemathesis", "h11", "requests"))]
+    lines = [
+        line
+        for line in asked
+        if not line.startswith(("dragoman", "mypy", "ruff", "types-", "hypothesis", "schemathesis", "h11", "requests"))
+    ]
     return sorted({line for line in lines if normal(re.split(r"[\[=<>]", line)[0]) not in there})
 
 

@@ -1,5 +1,6 @@
 """HTTP as strangers speak it, over real sockets."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -165,12 +166,11 @@ def test_a_connection_that_is_used_is_not_idle(hasty: Server) -> None:
 
 def test_blank_lines_are_no_use(hasty: Server) -> None:
     with wire(hasty.port) as client:
-        begun = time.monotonic()
-        with pytest.raises(OSError):  # noqa: PT011
-            while time.monotonic() - begun < 5:
+        for _ in range(30):
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):  # at last
                 client.send(b"\r\n")
-                time.sleep(0.1)
-        assert time.monotonic() - begun < 3
+        assert not hasty.connections
 
 
 def test_a_request_under_way_is_not_idle(hasty: Server) -> None:
@@ -211,13 +211,7 @@ def test_a_body_that_nobody_waits_for_is_given_up_too(hasty: Server) -> None:
     with wire(hasty.port) as client:
         client.send(post("/unread", b"x" * 99)[:-50])
         assert client.answer().status == 200
-        begun = time.monotonic()
-        client.socket.settimeout(10)
-        with pytest.raises((OSError, AssertionError)):
-            while time.monotonic() - begun < 9:
-                client.send(b"")
-                assert client.socket.recv(1) != b""
-        assert time.monotonic() - begun < 8
+        wait_until(lambda: not hasty.connections, 9)
 
 
 def test_a_client_that_takes_nothing_of_its_answer_is_given_up(hasty: Server) -> None:
