@@ -1,5 +1,6 @@
 """The models that one replica serves, by name."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from serving.errors import Invalid
 from serving.languages import best_pair
 from serving.pipeline import Pipeline
 from serving.settings import Settings
+
+CHOICES = 256
+"""Ways to ask for a model and two languages whose answers are remembered."""
 
 
 class Registry:
@@ -24,6 +28,7 @@ class Registry:
                 reason = f"its name {name!r} is another model's of this service: export it under another name"
                 raise BundleError(pipeline.settings.bundle, [reason])
             self._by_name[name] = pipeline
+        self._chosen = functools.lru_cache(CHOICES)(self._choose)  # most requests want the same
         self._warm = self._leaving = False
         self._when_broken: Callable[[BaseException], None] = lambda failure: None
 
@@ -50,6 +55,9 @@ class Registry:
         Unless a ``model`` is named, it is the one whose languages are nearest to ``source`` and ``target`` (None: any),
         the first of several. Invalid names the field when there is none.
         """
+        return self._chosen(model, source, target)
+
+    def _choose(self, model: str | None, source: str | None, target: str | None) -> tuple[Pipeline, str, str]:
         if model is not None and model not in self._by_name:
             known = ", ".join(self._by_name)
             raise Invalid([("model", f"{model!r} is not a model of this service; it has {known}")])

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import Invalid, Malformed
+from serving.http.scope import DEPARTURE, Departure
 from serving.offload import unless_short
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -63,13 +64,20 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     task, gone = asyncio.current_task(), False
     assert task
 
-    async def cancel_when_gone() -> None:
+    def cancel() -> None:
         nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
         gone = task.cancel()
 
-    watcher = asyncio.create_task(cancel_when_gone())
+    async def cancel_when_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        cancel()
+
+    # Our own server calls; of another, a task has to ask.
+    departure: Departure | None = request.scope.get(DEPARTURE)
+    watcher = None if departure else asyncio.create_task(cancel_when_gone())
+    if departure:
+        departure.then(cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -78,4 +86,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
             raise ClientDisconnect from None
         raise
     finally:
-        watcher.cancel()
+        if departure:
+            departure.then(None)
+        if watcher:
+            watcher.cancel()

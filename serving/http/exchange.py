@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message
 
 from serving.errors import ServiceError
+from serving.http.scope import DEPARTURE, Departure
 
 if TYPE_CHECKING:
     from serving.http.connection import Connection
@@ -63,7 +64,7 @@ class Exchange:
         self._expects = expects
         self._body = bytearray()
         self._told_end = False
-        self._gone = False
+        self._departure: Departure = scope[DEPARTURE]
         self._failure: ServiceError | None = None
         self._news = asyncio.Event()
         self._head: Message | None = None
@@ -96,7 +97,8 @@ class Exchange:
 
     def leave(self) -> None:
         """Its client has gone, or says that it will send no more while its body is incomplete."""
-        self._gone, self.keep_alive = True, False
+        self.keep_alive = False
+        self._departure.happen()
         self._news.set()
 
     def probe(self) -> bool:
@@ -136,7 +138,7 @@ class Exchange:
                 self._told_end = self.received
                 self._connection.body_taken()
                 return {"type": "http.request", "body": body, "more_body": not self.received}
-            if self._gone or self.answered:
+            if self._departure.over or self.answered:
                 return {"type": "http.disconnect"}
             if self._failure:
                 raise self._failure

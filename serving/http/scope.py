@@ -1,5 +1,6 @@
 """What an application is told of a request (ASGI 3, HTTP connection scope)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from serving.errors import ServiceError
@@ -7,10 +8,33 @@ from serving.http.parser import Head
 
 REFUSAL = "dragoman.refusal"
 """In a scope: the ServiceError with which a request is to be answered, since it cannot be read."""
+DEPARTURE = "dragoman.departure"
+"""In a scope: tells that the client has gone (`Departure`), for less than a task that waits for word of it."""
 UNREAD = Head("1.1", "GET", "/", b"/", b"", [], keep_alive=False, expects_continue=False)
 """Of a request that cannot be read."""
 Address = tuple[Any, ...]
 """Host and port."""
+
+
+class Departure:
+    """Calls whoever wants to know as soon as a client has gone."""
+
+    def __init__(self) -> None:
+        self.over = False
+        """Whether it has."""
+        self._call: Callable[[], object] | None = None
+
+    def then(self, call: Callable[[], object] | None) -> None:
+        """Have ``call`` called when the client goes, at once if it has gone; nobody, with None."""
+        self._call = call
+        if self.over and call:
+            call()
+
+    def happen(self) -> None:
+        """The client has gone."""
+        self.over = True
+        if self._call:
+            self._call()
 
 
 def scope_of(head: Head, client: Address, server: Address, refusal: ServiceError | None = None) -> dict[str, Any]:
@@ -31,4 +55,5 @@ def scope_of(head: Head, client: Address, server: Address, refusal: ServiceError
         "headers": head.headers,
         "state": {},
         REFUSAL: refusal,
+        DEPARTURE: Departure(),
     }
