@@ -15,6 +15,8 @@ def prepare() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Ten rounds a second of looking after a few replicas cost a twentieth of a core.
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
+    # Clients cannot switch Serve's time-outs off.
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serving.proxy.middlewares")
     # Memory that is freed goes back: glibc would keep some for every thread, and what large blocks have taken once as
     # room that small ones then hold on to.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")

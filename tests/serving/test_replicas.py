@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -216,3 +217,26 @@ def test_with_serve_as_ingress_its_proxy_answers(tiny_bundle: Path) -> None:
         assert translate(port) == 200
         assert len(seen(port)) == 1
         assert said_at_the_end(process, signal.SIGTERM) == ["stopped"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ingress", ["direct", "serve"])
+def test_clients_cannot_switch_serves_time_outs_off_or_on(tiny_bundle: Path, ingress: str) -> None:
+    port = free_port()
+    arguments = ["--ingress", ingress, "--queue-tokens", "10000000"]
+    with running(command(port, tiny_bundle, *arguments), port):
+        url = f"http://127.0.0.1:{port}"
+        hasty = urllib.request.Request(
+            f"{url}/v1/translate",
+            json.dumps({"text": ["Hello there. " * 8] * 50, "min_tokens": 60}).encode(),
+            {"x-request-timeout-seconds": "0.001"},
+        )
+        with urllib.request.urlopen(hasty, timeout=60) as answer:
+            assert answer.status == 200
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        long = {"text": ["Hello there. " * 20] * 1000, "min_tokens": 100, "beam_size": 4}
+        connection.request("POST", "/v1/translate", json.dumps(long), {"x-request-disconnect-disabled": "?1"})
+        assert within(30, lambda: figures(url)["rows_in_use"] > 0)
+        connection.close()
+        # The whole of it would take minutes.
+        assert within(10, lambda: figures(url)["rows_in_use"] == 0)
