@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable
 
@@ -38,7 +39,12 @@ def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
         direct = settings.ingress == "direct"
         serve.start(
             proxy_location=ProxyLocation.Disabled if direct else ProxyLocation.EveryNode,
-            http_options=HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.timeout + 30),
+            http_options=HTTPOptions(
+                host=settings.host,
+                port=settings.port,
+                request_timeout_s=settings.timeout + 30,
+                keep_alive_timeout_s=math.ceil(settings.keep_alive),
+            ),
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(application(settings.model_dump()), name=NAME, route_prefix="/")
