@@ -74,9 +74,11 @@ async def _started(settings: Settings, folder: Path, last_words: Callable[[BaseE
 
 
 @contextlib.contextmanager
-def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
+def event_loop(
+    new: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+) -> Iterator[asyncio.AbstractEventLoop]:
     """An event loop in a thread: the main one can take signals at any time, also while a bundle is read."""
-    loop = uvloop.new_event_loop()
+    loop = new()
     thread = threading.Thread(target=loop.run_forever, name="event loop", daemon=True)
     thread.start()
     try:
@@ -84,3 +86,5 @@ def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(END_SECONDS)
+        if not thread.is_alive():
+            loop.close()

@@ -111,33 +111,34 @@ class _SharedWork(Work):
 
 
 class _Figures(Collector):
-    def __init__(self, found: Reading) -> None:
-        self._found = found
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
 
     def collect(self) -> list[Metric]:
         families: list[Metric] = [
-            _family(GaugeMetricFamily, name, said, ("host", "process"), self._found.gauges)
-            for name, said in GAUGES.items()
+            _family(GaugeMetricFamily, name, description, ("host", "process"), self._reading.gauges)
+            for name, description in GAUGES.items()
         ]
         families += [
-            _family(CounterMetricFamily, name, said, (), self._found.counters) for name, said in COUNTERS.items()
+            _family(CounterMetricFamily, name, description, (), self._reading.counters)
+            for name, description in COUNTERS.items()
         ]
         return [
             *families,
-            _family(CounterMetricFamily, "requests", "Requests answered", REQUESTS, self._found.counters),
+            _family(CounterMetricFamily, "requests", "Requests answered", REQUESTS, self._reading.counters),
         ]
 
 
 def _family(
     kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
     name: str,
-    said: str,
+    description: str,
     labels: Sequence[str],
-    found: Mapping[Number, float],
+    reading: Mapping[Number, float],
 ) -> Metric:
     """All series of ``name``; those with other ``labels``, which another version has counted, are left out."""
-    family = kind(f"dragoman_{name}", said, labels=labels)
-    for number, value in sorted(found.items()):
+    family = kind(f"dragoman_{name}", description, labels=labels)
+    for number, value in sorted(reading.items()):
         values = dict(number.labels)
         if number.name == name and set(values) == set(labels):
             family.add_metric([values[label] for label in labels], value)

@@ -3,6 +3,8 @@
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.api.request_id import KNOWN_ID
+
 PRIVATE = frozenset((b"x-request-timeout-seconds", b"x-request-disconnect-disabled"))
 """Headers with which any client could have Serve end its request early or never, and go on when it has left."""
 
@@ -13,7 +15,7 @@ def middlewares() -> list[Middleware]:
 
 
 class WithoutPrivateHeaders:
-    """Takes from requests the headers that only Serve's own proxies may send."""
+    """Takes from requests the headers that only Serve's own proxies may send, and ids at which Serve would fail."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -21,6 +23,10 @@ class WithoutPrivateHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on (ASGI)."""
         if scope["type"] == "http":
-            kept = [(name, value) for name, value in scope["headers"] if name.lower() not in PRIVATE]
-            scope = {**scope, "headers": kept}
+            headers = [(name.lower(), value) for name, value in scope["headers"]]
+            scope = {**scope, "headers": [header for header in headers if _kept(*header)]}
         await self.app(scope, receive, send)
+
+
+def _kept(name: bytes, value: bytes) -> bool:
+    return name not in PRIVATE and not (name == b"x-request-id" and not KNOWN_ID.fullmatch(value))

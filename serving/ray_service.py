@@ -57,9 +57,14 @@ def _serve(settings: Settings, stop: Stop, ready: Callable[[], None]) -> None:
     ready()
     stop.wait()
     # Waits for the requests under way, and for ever if Ray has ended.
-    deleting = threading.Thread(target=lambda: serve.delete(NAME), daemon=True)
+    deleting = threading.Thread(target=_delete, daemon=True)
     deleting.start()
     stop.wait_for(lambda: not deleting.is_alive(), settings.timeout + LEAVING_SECONDS + 10)
+
+
+def _delete() -> None:
+    with contextlib.suppress(Exception):  # after a minute Serve gives up waiting; whatever is left ends with Ray
+        serve.delete(NAME)
 
 
 def _reason() -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from serving.api.app import build
 from serving.api.dialect import Service
 from serving.http.ingress import Ingress
-from serving.http.shared import Limits
+from serving.http.state import Limits
 from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.settings import Settings
@@ -55,8 +55,7 @@ class Replica:
         self._loop = asyncio.get_running_loop()
         settings = self.registry.settings
         if settings.ingress == "direct":
-            limits = Limits(request_seconds=settings.timeout, idle_seconds=settings.keep_alive)
-            self.ingress = Ingress(self.app, settings.host, settings.port, limits)
+            self.ingress = Ingress(self.app, settings.host, settings.port, Limits.of(settings))
             await self.ingress.begin()
         self._refreshing = self._loop.create_task(self.metrics.keep_fresh())
         self.registry.when_broken = self._end

@@ -17,8 +17,8 @@ def check(folder: Path) -> None:
     try:
         Totals(folder).close()
     except OSError as error:
-        said = f"cannot use the state folder {folder}: {error.strerror or error}"
-        raise StartError(f"{said}; choose another with --state, or leave it out") from None
+        message = f"cannot use the state folder {folder}: {error.strerror or error}"
+        raise StartError(f"{message}; choose another with --state, or leave it out") from None
 
 
 def temporary() -> tuple[Path, Callable[[], None]]:
@@ -27,15 +27,17 @@ def temporary() -> tuple[Path, Callable[[], None]]:
     try:
         folder = Path(tempfile.mkdtemp(prefix="dragoman-", dir=inside))
     except OSError as error:
-        said = f"cannot write to {inside}: {error.strerror}"
-        raise StartError(f"{said}; set TMPDIR to a folder that can be written to, or choose one with --state") from None
+        message = f"cannot write to {inside}: {error.strerror}"
+        raise StartError(
+            f"{message}; set TMPDIR to a folder that can be written to, or choose one with --state"
+        ) from None
     return folder, functools.partial(shutil.rmtree, folder, ignore_errors=True)
 
 
 def private(folder: Path) -> Path:
     """``folder``, made for this user alone where others may write too; PermissionError when it is somebody else's."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise PermissionError(f"{folder} is open to others; remove it, or choose another folder with the setting state")
     return folder

@@ -109,6 +109,8 @@ class Totals:
             os.close(self._lock)
 
     def _writer(self, key: str) -> Callable[[float], None]:
+        if self._closed:
+            return lambda value: None
         # Only new keys may move the file's memory. Whoever writes to the old one meanwhile writes to the same file.
         self._file.read_value(key)  # type: ignore[no-untyped-call]
         put = self._file.write_value
@@ -121,22 +123,22 @@ class Totals:
 
 
 def read(state: Path) -> Reading:
-    """All numbers of those that share the folder ``state``, as they are now."""
+    """All numbers of those that share the folder ``state``, as they are now; OSError when they cannot be read."""
     folder = state / FOLDER
     for _ in range(ATTEMPTS):
-        found = Reading()
+        reading = Reading()
         with opened(folder / BASE) as base:
             if base is not None and (loaded := load(base, folder / BASE)):
-                found = loaded
+                reading = loaded
             for path in _files(folder):
-                if path.name not in found.folded:
+                if path.name not in reading.folded:
                     with opened(path) as descriptor:
                         if descriptor is not None and (own := load(descriptor, path)):
-                            found.add(own, live=locked(descriptor))
+                            reading.add(own, live=locked(descriptor))
             # A file that has been folded meanwhile is in a base that this one is not, and may have been missed here.
             if _is(base, folder / BASE):
                 break
-    return found
+    return reading
 
 
 def _fold(folder: Path) -> None:

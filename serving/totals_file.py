@@ -1,6 +1,7 @@
 """One file of numbers, of the format of `prometheus_client`'s `MmapedDict`: made, opened, read; whose maker lives."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -34,6 +35,10 @@ class Number(NamedTuple):
     """Names and values, sorted."""
 
 
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Errors of a process that has too much open: nothing is wrong with the file, and to leave it out would be."""
+
+
 @dataclass
 class Reading:
     """What the files say."""
@@ -57,7 +62,8 @@ def create(path: Path) -> int:
     """Make a new file without numbers, already of its whole size, and return its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.pwrite(descriptor, bytes(FILE_BYTES), 0)
+        if os.pwrite(descriptor, bytes(FILE_BYTES), 0) < FILE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
         os.close(descriptor)
         path.unlink()
@@ -67,13 +73,15 @@ def create(path: Path) -> int:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int | None]:
-    """Give a descriptor to read ``path``; None when it is not there or cannot be read."""
+    """Give a descriptor to read ``path``; None when it is not there or cannot be read, OSError when none is left."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         yield None
         return
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         _left_out(path, str(error.strerror))
         yield None
         return
@@ -93,12 +101,15 @@ def locked(descriptor: int) -> bool:
 
 
 def load(descriptor: int, path: Path) -> Reading | None:
-    """Read what a file says; None, and a line in the log, when it is damaged or not of this service."""
+    """Read what a file says; None, and a line in the log, when it is damaged or not of this service.
+
+    OSError when this process has too much open.
+    """
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or not 8 <= status.st_size <= LARGEST_FILE:
         _left_out(path, "it is no such file")
         return None
-    found, most = Reading(), status.st_size // 24
+    reading, most = Reading(), status.st_size // 24
     try:
         values = MmapedDict.read_all_values_from_file(os.dup(descriptor))  # type: ignore[no-untyped-call]
         # Damaged lengths could lead round in circles; an entry has 24 bytes at least.
@@ -110,13 +121,15 @@ def load(descriptor: int, path: Path) -> Reading | None:
             if not math.isfinite(value) or (kind == "counter" and value < 0):
                 raise ValueError(f"{name} is {value}")
             if kind == "folded":
-                found.folded.add(name)
+                reading.folded.add(name)
             else:
-                {"counter": found.counters, "gauge": found.gauges}[kind][number] = value
+                {"counter": reading.counters, "gauge": reading.gauges}[kind][number] = value
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise
         _left_out(path, str(error) or type(error).__name__)
         return None
-    return found
+    return reading
 
 
 def key_of(kind: str, name: str, labels: Mapping[str, str]) -> str:
@@ -124,11 +137,11 @@ def key_of(kind: str, name: str, labels: Mapping[str, str]) -> str:
     return json.dumps([kind, name, dict(sorted(labels.items()))])
 
 
-_said: set[Path] = set()
+_reported: set[Path] = set()
 
 
 def _left_out(path: Path, reason: str) -> None:
     """Say once that a file does not count."""
-    if path not in _said:
-        _said.add(path)
+    if path not in _reported:
+        _reported.add(path)
         logger.warning("%s is damaged or not of this service, and is left out: %s", path, reason)

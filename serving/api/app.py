@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from serving.api.dialect import Dialect, Operation, Service
-from serving.api.middleware import Bodies, Counting, Failures, RequestIds
+from serving.api.middleware import BodyLimit, ErrorHandling, RequestCounts, RequestIds
 from serving.api.native import Native
 from serving.api.statuses import refusal_of
 from serving.errors import ServiceError
@@ -20,6 +20,7 @@ DIALECTS: Sequence[type[Dialect]] = (Native,)
 
 def build(service: Service, dialects: Sequence[type[Dialect]] = DIALECTS) -> Starlette:
     """The application over ``service``; the first of the ``dialects`` answers what is nobody's."""
+    settings = service.registry.settings
     spoken = [dialect(service) for dialect in dialects]
     routes = [route for dialect in spoken for route in dialect.routes]
     errors = Errors(spoken, routes)
@@ -27,10 +28,10 @@ def build(service: Service, dialects: Sequence[type[Dialect]] = DIALECTS) -> Sta
         routes=routes,
         # From the outside in.
         middleware=[
-            Middleware(RequestIds),
-            Middleware(Counting, metrics=service.metrics),
-            Middleware(Bodies, limit=service.registry.settings.max_body),
-            Middleware(Failures, refuse=errors.answer),
+            Middleware(RequestIds, in_answers=settings.ingress == "direct"),
+            Middleware(RequestCounts, metrics=service.metrics),
+            Middleware(BodyLimit, limit=settings.max_body),
+            Middleware(ErrorHandling, refuse=errors.answer),
         ],
         exception_handlers=dict.fromkeys((ServiceError, HTTPException, ClientDisconnect), errors.handle),
     )
@@ -44,7 +45,6 @@ class Errors:
 
     def __init__(self, dialects: Sequence[Dialect], routes: Sequence[Operation]) -> None:
         self._dialects, self._routes = dialects, routes
-        self._owners = {route.path: dialect for dialect in dialects for route in dialect.routes}
 
     async def handle(self, request: Request, error: Exception) -> Response:
         """The answer to a request whose handler raised ``error``, or that has none."""
@@ -57,7 +57,7 @@ class Errors:
         return self._owner(scope).refuse(refusal_of(error, path, method, methods))
 
     def _owner(self, scope: Scope) -> Dialect:
-        if route := scope.get("route"):
-            return self._owners[route.path]
+        if isinstance(route := scope.get("route"), Operation) and route.dialect:
+            return route.dialect
         claims = [dialect for dialect in self._dialects if scope["path"].startswith(dialect.prefix)]
         return max(claims, key=lambda dialect: len(dialect.prefix), default=self._dialects[0])

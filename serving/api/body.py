@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import Invalid, Malformed
-from serving.http.scope import DEPARTURE, Departure
+from serving.http.scope import DISCONNECT, Disconnect
 from serving.offload import unless_short
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -20,6 +20,8 @@ SHORT_BODY = 65_535
 """Bytes: JSON is read faster than texts are worked on."""
 FAULTS_NAMED = 10
 """Unknown members that are named one by one."""
+LONGEST_NAME = 100
+"""Characters of a member's name that are said again."""
 MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 """Byte order marks with which texts of some editors and shells begin; UTF-32's little one begins like UTF-16's."""
 
@@ -48,7 +50,13 @@ def _parse(content: bytearray, schema: type[Body]) -> Body:
         return schema.model_validate(parsed)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-    raise Invalid([(".".join(map(str, fault["loc"])) or "body", fault["msg"]) for fault in faults])
+    raise Invalid([(_field(fault["loc"]), fault["msg"]) for fault in faults])
+
+
+def _field(path: tuple[int | str, ...]) -> str:
+    """Where a fault is; a stranger's own name for it may be as long as the body."""
+    name = ".".join(map(str, path)) or "body"
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def _decoded(content: bytearray) -> str:
@@ -74,10 +82,10 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         cancel()
 
     # Our own server calls; of another, a task has to ask.
-    departure: Departure | None = request.scope.get(DEPARTURE)
-    watcher = None if departure else asyncio.create_task(cancel_when_gone())
-    if departure:
-        departure.then(cancel)
+    disconnect: Disconnect | None = request.scope.get(DISCONNECT)
+    watcher = None if disconnect else asyncio.create_task(cancel_when_gone())
+    if disconnect:
+        disconnect.set_callback(cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -86,7 +94,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
             raise ClientDisconnect from None
         raise
     finally:
-        if departure:
-            departure.then(None)
+        if disconnect:
+            disconnect.set_callback(None)
         if watcher:
             watcher.cancel()

@@ -5,7 +5,7 @@ Each is one file: its routes, how it reads what it is asked, and how it writes a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,15 +38,19 @@ class Operation(Route):
         path: str,
         handler: Handler,
         takes: type[BaseModel] | None = None,
-        gives: type[BaseModel] | str = "application/json",
-        streams: bool = False,
+        gives: type[BaseModel] | None = None,
+        media_type: str = "application/json",
+        events: Mapping[str, type[BaseModel]] | None = None,
     ) -> None:
-        """``takes`` and ``gives``: the bodies of request and answer, or the answer's media type.
+        """``takes`` and ``gives``: the bodies of request and answer; ``media_type``: the answer's.
 
-        ``streams``: whether it answers with server-sent events where it is asked to.
+        ``events``: the server-sent events, by name, that it answers with where it is asked to.
         """
         super().__init__(path, handler, methods=[method])
-        self.method, self.takes, self.gives, self.streams = method, takes, gives, streams
+        self.method, self.takes, self.gives = method, takes, gives
+        self.media_type, self.events = media_type, dict(events or {})
+        self.dialect: Dialect | None = None
+        """Whose it is; set by that."""
 
 
 class Dialect(ABC):
@@ -57,11 +61,14 @@ class Dialect(ABC):
 
     def __init__(self, service: Service) -> None:
         self.service = service
-
-    @property
-    @abstractmethod
-    def routes(self) -> Sequence[Operation]:
+        self.routes = list(self.operations())
         """What it can be asked."""
+        for route in self.routes:
+            route.dialect = self
+
+    @abstractmethod
+    def operations(self) -> Sequence[Operation]:
+        """What it can be asked; called once."""
 
     @abstractmethod
     def refuse(self, refusal: Refusal) -> Response:

@@ -1,27 +1,21 @@
 """What every request passes through, whatever it asks and whatever becomes of it."""
 
 import logging
-import re
-import secrets
-import zlib
 from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import Malformed, TooLarge
+from serving.api.inflater import Inflater
+from serving.api.request_id import KNOWN_ID, new_id
+from serving.errors import TooLarge
 from serving.http.errors import UnsupportedEncoding
 from serving.http.scope import REFUSAL
 from serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-ID_BYTES = 12
-KNOWN_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-"""What a client may call a request: visible ASCII without spaces."""
 ENCODINGS = "gzip, identity"
-GZIP = 16 + zlib.MAX_WBITS
-"""How zlib is told that a stream has gzip's header and checksum."""
 NO_ROUTE = "none"
 """The route of a request that has none: a path of a stranger's choice would be a new series of figures each time."""
 
@@ -34,33 +28,34 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 class RequestIds:
     """Gives every request an id, the client's own (``X-Request-Id``) where it has one, and says it in the answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, in_answers: bool) -> None:
+        """``in_answers``: whether answers say it; Serve's proxies do it themselves."""
+        self.app, self.in_answers = app, in_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer (ASGI)."""
+        """Answer with the request's id (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         given = header(scope, b"x-request-id")
-        request_id = given if given and KNOWN_ID.fullmatch(given) else secrets.token_hex(ID_BYTES).encode()
+        request_id = given if given and KNOWN_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and self.in_answers:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
         await self.app(scope, receive, named)
 
 
-class Counting:
+class RequestCounts:
     """Counts every request by route, method and status."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer (ASGI)."""
+        """Answer, and count the answer (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         status = 0
@@ -77,7 +72,7 @@ class Counting:
         await self.app(scope, receive, counted)
 
 
-class Bodies:
+class BodyLimit:
     """Bounds every body, and inflates those that are compressed with gzip, within the same bound.
 
     Whoever reads a body that is larger meets TooLarge; one that is compressed otherwise, UnsupportedEncoding.
@@ -88,10 +83,11 @@ class Bodies:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer (ASGI)."""
+        """Answer a request whose body is bounded (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        encoding = (header(scope, b"content-encoding") or b"identity").decode("latin-1").strip().lower()
+        encodings = [value for name, value in scope["headers"] if name == b"content-encoding"]
+        encoding = b", ".join(encodings or [b"identity"]).decode("latin-1").strip().lower()
         announced = header(scope, b"content-length") or b""
         inflate = Inflater(self.limit) if encoding in ("gzip", "x-gzip") else None
         size = 0
@@ -115,31 +111,7 @@ class Bodies:
         await self.app(scope, bounded, send)
 
 
-class Inflater:
-    """Inflates a body part by part, up to a limit."""
-
-    def __init__(self, limit: int) -> None:
-        """``limit``: bytes of what comes out."""
-        self._limit, self._size = limit, 0
-        self._stream = zlib.decompressobj(GZIP)
-
-    def __call__(self, part: bytes, last: bool) -> bytes:
-        """What comes out of the next ``part``; Malformed when it is not gzip, TooLarge past the limit."""
-        try:
-            inflated = self._stream.decompress(part, self._limit - self._size + 1)
-        except zlib.error as error:
-            raise Malformed(f"body: not gzip: {error}") from None
-        self._size += len(inflated)
-        if self._size > self._limit:
-            raise TooLarge("body", self._size, self._limit, "bytes or more when inflated")
-        if self._stream.unused_data:
-            raise Malformed("body: not gzip: more follows its end")
-        if last and not self._stream.eof:
-            raise Malformed("body: not gzip: it ends too early")
-        return inflated
-
-
-class Failures:
+class ErrorHandling:
     """Answers what cannot be read, and what goes wrong that nobody thought of, where all others see it."""
 
     def __init__(self, app: ASGIApp, refuse: Callable[[Scope, Exception], Response]) -> None:
@@ -147,7 +119,7 @@ class Failures:
         self.app, self.refuse = app, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer (ASGI)."""
+        """Answer, whatever happens (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if refused := scope.get(REFUSAL):
@@ -156,8 +128,8 @@ class Failures:
 
         async def noted(message: Message) -> None:
             nonlocal begun
-            begun = True
             await send(message)
+            begun = True
 
         try:
             await self.app(scope, receive, noted)

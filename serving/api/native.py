@@ -1,6 +1,7 @@
 """The service's own dialect: /v1/translate, /v1/encode, /v1/attention, /v1/models, /healthz, /readyz, /metrics."""
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -24,6 +25,7 @@ from serving.api.schemas import (
     EncodeResponse,
     EncodingBody,
     HeadBody,
+    ModelsResponse,
     Problem,
     Status,
     StreamedDelta,
@@ -37,23 +39,25 @@ from serving.offload import unless_short
 from serving.streaming import Delta
 from serving.translation import Translation
 
+EVENTS: Mapping[str, type[BaseModel]] = {"delta": StreamedDelta, "result": StreamedResult, "error": Problem}
+"""What a stream says."""
+
 
 class Native(Dialect):
     """JSON in, JSON or server-sent events out; errors are problems (RFC 9457)."""
 
     prefix = "/"
 
-    @property
-    def routes(self) -> Sequence[Operation]:
+    def operations(self) -> Sequence[Operation]:
         """What it can be asked."""
         return [
-            Operation("POST", "/v1/translate", self.translate, TranslateRequest, TranslateResponse, streams=True),
+            Operation("POST", "/v1/translate", self.translate, TranslateRequest, TranslateResponse, events=EVENTS),
             Operation("POST", "/v1/encode", self.encode, EncodeRequest, EncodeResponse),
             Operation("POST", "/v1/attention", self.attention, AttentionRequest, AttentionResponse),
-            Operation("GET", "/v1/models", self.models),
+            Operation("GET", "/v1/models", self.models, gives=ModelsResponse),
             Operation("GET", "/healthz", self.healthz, gives=Status),
             Operation("GET", "/readyz", self.readyz, gives=Status),
-            Operation("GET", "/metrics", self.metrics, gives="text/plain"),
+            Operation("GET", "/metrics", self.metrics, media_type="text/plain"),
             Operation("GET", "/openapi.json", self.openapi),
         ]
 
@@ -153,14 +157,21 @@ class Native(Dialect):
 
     async def metrics(self, request: Request) -> Response:
         """Give the service's figures to Prometheus."""
-        return Response(self.service.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+        try:
+            return Response(self.service.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+        except OSError as error:
+            raise NotReady(f"the figures cannot be read: {error.strerror}") from None
 
     async def openapi(self, request: Request) -> Response:
-        """Describe all this."""
-        return JSONResponse(openapi.document("Dragoman", version("dragoman"), self.routes, Problem))
+        """Describe the API as an OpenAPI document."""
+        return JSONResponse(self._document)
+
+    @functools.cached_property
+    def _document(self) -> dict[str, Any]:
+        return openapi.document("Dragoman", version("dragoman"), self.routes, Problem)
 
     def refuse(self, refusal: Refusal) -> Response:
-        """A problem."""
+        """Answer with a problem."""
         kind = "application/problem+json"
         return JSONResponse(problem(refusal), refusal.status, dict(refusal.headers), media_type=kind)
 

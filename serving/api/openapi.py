@@ -19,8 +19,11 @@ def document(title: str, version: str, routes: Iterable[Operation], problem: typ
     described = [
         (body, mode)
         for route in routes
-        for body, mode in ((route.takes, "validation"), (route.gives, "serialization"))
-        if inspect.isclass(body)
+        for body, mode in (
+            (route.takes, "validation"),
+            *((given, "serialization") for given in (route.gives, *route.events.values())),
+        )
+        if body
     ]
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [*described, (problem, "serialization")]  # type: ignore[list-item]
     references, definitions = models_json_schema(wanted, ref_template=REFERENCE)
@@ -36,12 +39,12 @@ def document(title: str, version: str, routes: Iterable[Operation], problem: typ
 
 
 def _operation(route: Operation, references: dict[Any, Any], problem: type[BaseModel]) -> dict[str, Any]:
-    if isinstance(route.gives, str):
-        content: dict[str, Any] = {route.gives: {}}
-    else:
-        content = {"application/json": {"schema": references[route.gives, "serialization"]}}
-    if route.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+    content: dict[str, Any] = {route.media_type: {}}
+    if route.gives:
+        content = {route.media_type: {"schema": references[route.gives, "serialization"]}}
+    if route.events:
+        names = ", ".join(f"`{name}` (with a {body.__name__})" for name, body in route.events.items())
+        content["text/event-stream"] = {"schema": {"type": "string", "description": f"Events: {names}."}}
     wrong = {"application/problem+json": {"schema": references[problem, "serialization"]}}
     operation: dict[str, Any] = {
         "operationId": route.name,

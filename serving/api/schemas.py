@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from export.bundle import Manifest
 from serving.options import Strict, TranslateOptions
 
 
@@ -179,6 +180,13 @@ class AttentionResponse(Strict):
     keys: list[str]
     """Tokens that are looked at, a column each."""
     heads: list[HeadBody]
+
+
+class ModelsResponse(Strict):
+    """What ``GET /v1/models`` answers."""
+
+    models: list[Manifest]
+    """What is loaded."""
 
 
 class Status(Strict):

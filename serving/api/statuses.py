@@ -1,14 +1,22 @@
 """Which HTTP status each error becomes."""
 
 import http
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from serving.errors import BUG, DeadlineExceeded, Invalid, Malformed, NotReady, QueueFull, ServiceError, TooLarge
-from serving.http.errors import HeadersTooLarge, MethodNotAllowed, NotFound, RequestTimeout, UnsupportedEncoding
+from serving.http.errors import (
+    HeadersTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    RequestTimeout,
+    UnsupportedCoding,
+    UnsupportedEncoding,
+    UnsupportedVersion,
+)
 
 STATUSES: Mapping[type[ServiceError], int] = {
     Malformed: 400,
@@ -21,8 +29,10 @@ STATUSES: Mapping[type[ServiceError], int] = {
     QueueFull: 429,
     HeadersTooLarge: 431,
     ServiceError: 500,
+    UnsupportedCoding: 501,
     NotReady: 503,
     DeadlineExceeded: 504,
+    UnsupportedVersion: 505,
 }
 CLIENT_GONE = 499
 """No client reads it; it tells whoever counts."""
@@ -37,7 +47,7 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def refusal_of(error: Exception, path: str, method: str, methods: Iterable[str]) -> Refusal:
+def refusal_of(error: Exception, path: str, method: str, methods: Collection[str]) -> Refusal:
     """The answer to a request for ``path`` that ended in ``error``; ``methods`` are those that the path takes."""
     if isinstance(error, HTTPException):
         if error.status_code == 404:

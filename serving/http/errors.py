@@ -1,6 +1,6 @@
 """What can go wrong with a request before anybody asks what it wants."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from serving.errors import ServiceError, TooLarge
 
@@ -16,10 +16,10 @@ class MethodNotAllowed(ServiceError):
 
     kind = "Method not allowed"
 
-    def __init__(self, path: str, method: str, allowed: Iterable[str]) -> None:
+    def __init__(self, path: str, method: str, allowed: Collection[str]) -> None:
         self.allowed = ", ".join(sorted(allowed))
         """Methods."""
-        super().__init__(f"{path} takes {self.allowed or 'other methods'}, not {method}")
+        super().__init__(f"{path} takes {self.allowed}, not {method}" if allowed else f"{method} is not taken here")
 
 
 class RequestTimeout(ServiceError):
@@ -45,3 +45,21 @@ class UnsupportedEncoding(ServiceError):
     def __init__(self, encoding: str, supported: str) -> None:
         self.supported = supported
         super().__init__(f"Content-Encoding: {encoding!r} is not read here; send {supported}, or none")
+
+
+class UnsupportedCoding(ServiceError):
+    """The request's message is coded for its way in another form than in chunks."""
+
+    kind = "Not implemented"
+
+    def __init__(self, coding: str) -> None:
+        super().__init__(f"Transfer-Encoding: {coding!r} is not read here; send chunked, or Content-Length")
+
+
+class UnsupportedVersion(ServiceError):
+    """The request is of another version of HTTP."""
+
+    kind = "Version not supported"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"HTTP/{version} is not spoken here; send HTTP/1.1")

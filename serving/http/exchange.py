@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message
 
 from serving.errors import ServiceError
-from serving.http.scope import DEPARTURE, Departure
+from serving.http.scope import DISCONNECT, Disconnect
 
 if TYPE_CHECKING:
     from serving.http.connection import Connection
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 HIGH_WATER = 65_536
 """Bytes of a body that wait for the application; then no more are read."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-LAST_RESORT = b'{"type":"about:blank","title":"Internal error","status":500}'
+LAST_RESORT = b'{"type":"about:blank","title":"Internal error","status":500,"detail":"no answer was given"}'
 """The answer when the application gives none."""
-COMMENT = b":\n\n"
-"""Server-sent events that say nothing (WHATWG HTML, section 9.2.6)."""
+COMMENT = b"3\r\n:\n\n\r\n"
+"""A chunk of server-sent events that says nothing (WHATWG HTML, section 9.2.6)."""
 
 
 @cache
@@ -63,13 +63,13 @@ class Exchange:
         self._connection = connection
         self._expects = expects
         self._body = bytearray()
-        self._told_end = False
-        self._departure: Departure = scope[DEPARTURE]
+        self._end_delivered = False
+        self._disconnect: Disconnect = scope[DISCONNECT]
         self._failure: ServiceError | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._head: Message | None = None
         self._chunked = False
-        self._left: int | None = None
+        self._remaining: int | None = None
         self._filler = b""
 
     # What the connection tells it.
@@ -78,7 +78,7 @@ class Exchange:
         """Take the next part of its body."""
         if not self.answered:
             self._body += body
-            self._news.set()
+            self._changed.set()
 
     @property
     def full(self) -> bool:
@@ -88,18 +88,18 @@ class Exchange:
     def end(self) -> None:
         """Its body has come to its end."""
         self.received = True
-        self._news.set()
+        self._changed.set()
 
     def fail(self, error: ServiceError) -> None:
         """What is still to come of its body never will, because of ``error``; whoever waits for it is told."""
         self._failure, self.keep_alive = error, False
-        self._news.set()
+        self._changed.set()
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """Its client has gone, or says that it will send no more while its body is incomplete."""
         self.keep_alive = False
-        self._departure.happen()
-        self._news.set()
+        self._disconnect.notify()
+        self._changed.set()
 
     def probe(self) -> bool:
         """Send what a client that is still there takes no notice of; false when there is nothing such."""
@@ -129,21 +129,21 @@ class Exchange:
 
     async def receive(self) -> Message:
         """The next part of the body; after its end, word that the client has gone (ASGI, ``http.request``)."""
-        if self._expects and not self.received:
+        if self._expects and not self.received and not self.started:
             self._expects = False
             self._connection.write(CONTINUE)
         while True:
-            if self._body or (self.received and not self._told_end):
+            if self._body or (self.received and not self._end_delivered):
                 body, self._body = bytes(self._body), bytearray()
-                self._told_end = self.received
-                self._connection.body_taken()
+                self._end_delivered = self.received
+                self._connection.pause_or_resume()
                 return {"type": "http.request", "body": body, "more_body": not self.received}
-            if self._departure.over or self.answered:
+            if self._disconnect.happened or self.answered:
                 return {"type": "http.disconnect"}
             if self._failure:
                 raise self._failure
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     async def send(self, message: Message) -> None:
         """Take the answer's head, then its body (ASGI, ``http.response.start`` and ``.body``)."""
@@ -158,56 +158,56 @@ class Exchange:
         body, more = message.get("body", b""), message.get("more_body", False)
         # Head and body go together: a packet each would cost twice as much.
         parts = [] if self.started else self._begin()
-        if self.scope["method"] == "HEAD" or self._left == 0:
+        if self._remaining == 0:
             body = b""
         elif self._chunked:
             body = b"".join([b"%x\r\n" % len(body), body, b"\r\n"] if body else []) + (b"" if more else b"0\r\n\r\n")
-        elif self._left is not None:
-            self._left -= len(body)
+        elif self._remaining is not None:
+            self._remaining -= len(body)
         parts.append(body)
         self._connection.write(b"".join(parts))
         if not more:
             self.answered = True
-            self._news.set()
-            if self._left and self.scope["method"] != "HEAD":
+            self._changed.set()
+            if self._remaining:
                 self._connection.abort()
-                raise RuntimeError(f"the answer's body and its Content-Length differ by {self._left} bytes")
+                raise RuntimeError(f"the answer's body and its Content-Length differ by {self._remaining} bytes")
             self._connection.answered(self)
 
     def _begin(self) -> list[bytes]:
-        """The head of the answer."""
+        """The head of the answer; RuntimeError when it is none."""
         assert self._head
         status, headers = self._head["status"], self._head.get("headers", [])
-        self._head, self.started = None, True
-        if self._expects or self._connection.closes_after(self):
-            # A client that waits for 100 Continue may send its body, or not.
-            self.keep_alive = False
-        lines = [status_line(status), date_line()]
-        length = closes = False
+        bodiless = status in (204, 304) or self.scope["method"] == "HEAD"
+        # A client that waits for 100 Continue may send its body after all, or not.
+        closes = not self.keep_alive or (self._expects and not self.received) or self._connection.closes_after(self)
+        lines, length, streams = [status_line(status), date_line()], None, False
         for name, value in headers:
             if name == b"content-length":
-                length, self._left = True, int(value)
-            elif name == b"connection":
-                closes = closes or b"close" in value.lower()
+                length = int(value)
+            elif name == b"connection" and b"close" in value.lower():
+                closes = True
+                continue
             elif name == b"content-type" and value.startswith(b"text/event-stream"):
-                self._filler = COMMENT
-            lines += (name, b": ", value, b"\r\n")
-        self.keep_alive = self.keep_alive and not closes
-        if not length:
-            if status in (204, 304) or self.scope["method"] == "HEAD":
-                self._left = 0
-            elif self.scope["http_version"] == "1.1":
-                self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-                self._filler = b"%x\r\n%b\r\n" % (len(self._filler), self._filler) if self._filler else b""
-            else:
-                self.keep_alive = False  # only the connection's end tells where the body ends
-        if not self.keep_alive and not closes:
+                streams = True
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if bodiless:
+            self._remaining = 0
+        elif length is not None:
+            self._remaining = length
+        elif self.scope["http_version"] == "1.1":
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+            self._filler = COMMENT if streams else b""
+        else:
+            closes = True  # only the connection's end tells where the body ends
+        if closes:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        if head.count(b"\n") != 3 + len(headers) + self._chunked + (not self.keep_alive and not closes):
+        if not len(lines) == head.count(b"\n") == head.count(b"\r"):
             raise RuntimeError("a header of the answer has a line break in it")
+        self._head, self.started, self.keep_alive = None, True, not closes
         return [head]
 
     def _give_up(self) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 import httptools
 
 from serving.errors import Malformed
-from serving.http.errors import HeadersTooLarge, MethodNotAllowed
+from serving.http.errors import HeadersTooLarge, MethodNotAllowed, UnsupportedCoding, UnsupportedVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +58,26 @@ class Parser:
         self._within_head = self._within_body = self._upgrading = False
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._size = self._received = self._begun = 0
+        self._size = self._unfinished = self._begun = 0
+        self._heard = False
 
     def feed(self, data: bytes) -> None:
         """Read on; raises a ServiceError when it cannot be read."""
-        alone = self._within_head or not self._within_body
-        self._begun = 0
+        between_requests = not (self._within_head or self._within_body)
+        self._begun, self._heard = 0, False
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             # What a callback raised is the context of what the parser raises.
             raise error.__context__ or Malformed(f"the request is not HTTP/1.1: {error}") from None
-        # httptools keeps a header to itself until its end. What came of other requests at once is not this head's.
-        if self._within_head and alone and self._begun <= 1:
-            self._received += len(data)
-            self._check(self._received)
+        # httptools keeps a header or a trailer to itself until its end, however long that takes.
+        if between_requests and self._begun == 1 and self._within_head:
+            self._unfinished = len(data) - self._size
+        elif self._heard:
+            self._unfinished = 0
+        else:
+            self._unfinished += len(data)
+        self._check(self._size + self._unfinished)
 
     def close(self) -> None:
         """Let go of the parser, which knows this: they would lie about until somebody looks for garbage."""
@@ -104,8 +109,9 @@ class Parser:
         if not self._upgrading:
             self._listener.begins()
         self._begun += 1
+        self._heard = True
         self._within_head, self._upgrading = True, False
-        self._url, self._headers, self._size, self._received = b"", [], 0, 0
+        self._url, self._headers, self._size, self._unfinished = b"", [], 0, 0
 
     def on_url(self, url: bytes) -> None:
         """The next part of its target."""
@@ -113,6 +119,7 @@ class Parser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; after the body, a trailer."""
+        self._heard = True
         self._size += len(name) + len(value) + 4
         self._check(self._size)
         if self._within_head:
@@ -129,18 +136,31 @@ class Parser:
             return
         self._within_head, self._within_body = False, True
         version = self._parser.get_http_version()
-        path, raw_path, query = self._target()
+        if version not in ("1.0", "1.1"):
+            raise UnsupportedVersion(version)
         current = version == "1.1"
+        named = dict(self._headers)
+        if current and [name for name, _ in self._headers].count(b"host") != 1:
+            raise Malformed("the request has no Host, or more than one")
+        if (coding := named.get(b"transfer-encoding", b"chunked")).lower() != b"chunked":
+            raise UnsupportedCoding(coding.decode("latin-1"))
+        path, raw_path, query = self._target()
         keep_alive = current and self._parser.should_keep_alive()
-        waits = current and any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
+        waits = current and named.get(b"expect", b"").lower() == b"100-continue"
         self._listener.head(Head(version, method.decode(), path, raw_path, query, self._headers, keep_alive, waits))
 
     def on_body(self, part: bytes) -> None:
         """The next part of its body."""
+        self._heard = True
         self._listener.body(part)
+
+    def on_chunk_header(self) -> None:
+        """The size of the body's next chunk has come, with whatever extends it."""
+        self._heard = True
 
     def on_message_complete(self) -> None:
         """It has come to its end."""
+        self._heard = True
         if not self._upgrading:
             self._within_body = False
             self._listener.ends()

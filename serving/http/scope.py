@@ -8,33 +8,33 @@ from serving.http.parser import Head
 
 REFUSAL = "dragoman.refusal"
 """In a scope: the ServiceError with which a request is to be answered, since it cannot be read."""
-DEPARTURE = "dragoman.departure"
-"""In a scope: tells that the client has gone (`Departure`), for less than a task that waits for word of it."""
-UNREAD = Head("1.1", "GET", "/", b"/", b"", [], keep_alive=False, expects_continue=False)
-"""Of a request that cannot be read."""
+DISCONNECT = "dragoman.disconnect"
+"""In a scope: what tells that the client has gone (`Disconnect`), for less than a task that waits for word of it."""
+UNREAD = Head("1.1", "UNREAD", "/", b"/", b"", [], keep_alive=False, expects_continue=False)
+"""The head of a request that cannot be read."""
 Address = tuple[Any, ...]
-"""Host and port."""
+"""A host and a port."""
 
 
-class Departure:
+class Disconnect:
     """Calls whoever wants to know as soon as a client has gone."""
 
     def __init__(self) -> None:
-        self.over = False
+        self.happened = False
         """Whether it has."""
-        self._call: Callable[[], object] | None = None
+        self._callback: Callable[[], object] | None = None
 
-    def then(self, call: Callable[[], object] | None) -> None:
-        """Have ``call`` called when the client goes, at once if it has gone; nobody, with None."""
-        self._call = call
-        if self.over and call:
-            call()
+    def set_callback(self, callback: Callable[[], object] | None) -> None:
+        """Have ``callback`` called when the client goes, at once if it has gone; None: nobody."""
+        self._callback = callback
+        if self.happened and callback:
+            callback()
 
-    def happen(self) -> None:
-        """The client has gone."""
-        self.over = True
-        if self._call:
-            self._call()
+    def notify(self) -> None:
+        """The client has gone: call."""
+        self.happened = True
+        if self._callback:
+            self._callback()
 
 
 def scope_of(head: Head, client: Address, server: Address, refusal: ServiceError | None = None) -> dict[str, Any]:
@@ -55,5 +55,5 @@ def scope_of(head: Head, client: Address, server: Address, refusal: ServiceError
         "headers": head.headers,
         "state": {},
         REFUSAL: refusal,
-        DEPARTURE: Departure(),
+        DISCONNECT: Disconnect(),
     }

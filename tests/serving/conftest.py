@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from starlette.types import ASGIApp
 
 from serving.alone import event_loop
 from serving.api.app import DIALECTS, build
 from serving.api.dialect import Dialect, Service
 from serving.http.ingress import Ingress
-from serving.http.shared import Limits
+from serving.http.state import Limits
 from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.settings import Settings
@@ -58,13 +59,21 @@ def answering(bundle: Path, dialects: Sequence[type[Dialect]] = DIALECTS, **sett
         metrics.watch(pipeline.engine for pipeline in registry.pipelines)
         asyncio.run(registry.warm_up())
         app = build(Service(registry, metrics), dialects)
-        with listening(app, port, Limits(registry.settings.timeout, registry.settings.keep_alive)):
+        with listening(app, port, Limits.of(registry.settings)):
             yield Api(registry, port)
         registry.close()
 
 
+LIMITS = Limits(request_seconds=60, idle_seconds=100)
+
+
 @contextmanager
-def listening(app: ASGIApp, port: int, limits: Limits = Limits()) -> Iterator[Ingress]:
+def listening(
+    app: ASGIApp,
+    port: int,
+    limits: Limits = LIMITS,
+    new: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+) -> Iterator[Ingress]:
     """``app`` behind the service's own HTTP server, in an event loop of its own."""
 
     async def begun() -> Ingress:
@@ -72,7 +81,7 @@ def listening(app: ASGIApp, port: int, limits: Limits = Limits()) -> Iterator[In
         await ingress.begin()
         return ingress
 
-    with event_loop() as loop:
+    with event_loop(new) as loop:
         ingress = asyncio.run_coroutine_threadsafe(begun(), loop).result()
         try:
             yield ingress

@@ -21,7 +21,7 @@ from serving.api.body import read
 from serving.api.dialect import Dialect, Operation, Service
 from serving.api.schemas import TranslateResponse
 from serving.api.statuses import Refusal
-from serving.http.shared import Limits
+from serving.http.state import Limits
 from serving.metrics import Metrics
 from tests.service import Answer, fetch, free_port
 from tests.serving.conftest import Api, answering, listening
@@ -41,8 +41,7 @@ class Toy(Dialect):
 
     prefix = "/toy"
 
-    @property
-    def routes(self) -> Sequence[Operation]:
+    def operations(self) -> Sequence[Operation]:
         return [Operation("POST", "/toy/shout", self.shout, Shout), Operation("GET", "/toy/fail", self.fail)]
 
     async def shout(self, request: Request) -> Response:
@@ -203,7 +202,7 @@ def test_every_request_is_counted_and_strangers_make_no_series(two: Api) -> None
         ("/v1/translate", "GET", "405"): 1,
         ("/toy/fail", "GET", "418"): 1,
         ("none", "GET", "404"): 5,
-        ("none", "GET", "400"): 1,
+        ("none", "other", "400"): 1,
     }
 
 
@@ -243,7 +242,7 @@ def test_head_is_get_without_the_body(two: Api, path: str) -> None:
     [
         (b"\x16\x03\x01 not HTTP at all\r\n\r\n", 400, "the request is not HTTP/1.1"),
         (get("/", b"X: " + b"x" * 40_000), 431, "the limit is 32,768"),
-        (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "x:443 takes other methods, not CONNECT"),
+        (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "CONNECT is not taken here"),
         (
             b"POST /v1/translate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             400,
@@ -265,7 +264,10 @@ def test_what_the_server_refuses_is_a_problem_too(two: Api, sent: bytes, status:
 def test_a_request_that_never_ends_is_a_problem_too(two: Api, guarded: Any, whole_head: bool, tmp_path: Path) -> None:
     port = free_port()
     metrics = Metrics(tmp_path / "own")
-    with listening(build(Service(two.registry, metrics)), port, Limits(request_seconds=0.3)), wire(port) as client:
+    with (
+        listening(build(Service(two.registry, metrics)), port, Limits(request_seconds=0.3, idle_seconds=100)),
+        wire(port) as client,
+    ):
         client.send(post("/v1/translate", TEXT)[: -1 if whole_head else 30])
         answer = client.answer()
         assert (answer.status, answer.headers["content-type"]) == (408, "application/problem+json")
@@ -289,6 +291,9 @@ def test_a_body_in_gzip_is_inflated(two: Api) -> None:
     with wire(two.port) as client:
         for encoding in (b"gzip", b"GZIP", b"x-gzip"):
             client.send(post("/v1/translate", gzip.compress(TEXT), b"Content-Encoding: " + encoding))
+            assert client.answer().status == 200
+        for two_members in (gzip.compress(TEXT[:5]) + gzip.compress(TEXT[5:]), gzip.compress(TEXT) + b"\0" * 9):
+            client.send(post("/v1/translate", two_members, b"Content-Encoding: gzip"))
             assert client.answer().status == 200
         client.send(post("/v1/translate", TEXT, b"Content-Encoding: identity"))
         assert client.answer().status == 200
@@ -315,8 +320,9 @@ def test_other_encodings_are_refused_and_those_that_are_read_are_named(two: Api,
         ),
         (gzip.compress(TEXT)[:-1], 400, "body: not gzip: it ends too early"),
         (b"", 400, "body: not gzip: it ends too early"),
-        (gzip.compress(TEXT) + b"more", 400, "body: not gzip: more follows its end"),
-        (gzip.compress(TEXT) * 2, 400, "body: not gzip: more follows its end"),
+        (gzip.compress(TEXT) + b"more", 400, "body: not gzip: "),
+        (gzip.compress(TEXT) + gzip.compress(TEXT)[:-1], 400, "body: not gzip: it ends too early"),
+        (gzip.compress(b"") + gzip.compress(b"0" * 2_000_001), 413, "body has 2,000,001 bytes or more when inflated"),
         (TEXT, 400, "body: not gzip: "),
     ],
 )
@@ -338,6 +344,28 @@ def test_a_body_of_just_the_limit_is_read_and_one_more_byte_is_too_much(two: Api
 
 
 # The native dialect.
+
+
+@pytest.mark.parametrize(
+    "bug", [KeyError("nobody"), RuntimeError("nobody"), LookupError("no"), FileNotFoundError("no")]
+)
+def test_whatever_nobody_thought_of_is_500_and_a_problem(
+    two: Api, monkeypatch: pytest.MonkeyPatch, bug: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choose(*_: object) -> None:
+        raise bug
+
+    monkeypatch.setattr(two.registry, "choose", choose)
+    answer = fetch(f"{two.url}/v1/translate", TEXT)
+    assert problem(answer, 500)["detail"] == "this is a bug of the service; its log says more"
+    assert f"request {answer.headers['X-Request-Id']} failed" in caplog.text
+
+
+def test_a_stream_is_described_with_its_events(two: Api) -> None:
+    document = fetch(f"{two.url}/openapi.json").json
+    content = document["paths"]["/v1/translate"]["post"]["responses"]["200"]["content"]
+    assert "`delta` (with a StreamedDelta)" in content["text/event-stream"]["schema"]["description"]
+    assert {"StreamedDelta", "StreamedResult", "Problem"} <= set(document["components"]["schemas"])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.api.statuses import refusal_of
-from serving.errors import ServiceError
+from serving.errors import Malformed, ServiceError
 from serving.http.scope import REFUSAL
 
 
@@ -53,7 +53,7 @@ class Wire:
         self.socket.settimeout(seconds)
         try:
             return self.received + self.socket.recv(1) == b""
-        except TimeoutError:
+        except OSError:
             return False
 
 
@@ -104,7 +104,7 @@ class Echo:
     """An application that answers with what it was told: method, path and body.
 
     Below ``/wait`` it waits to be let go; ``/unread`` it answers without reading; ``/stream`` in two parts of which the
-    second waits too. Errors are answered in plain text.
+    second waits too; ``/early`` before it reads; ``/fill`` without end until it is let go. Errors are answered in plain text.
     """
 
     def __init__(self) -> None:
@@ -118,15 +118,33 @@ class Echo:
             refusal = refusal_of(error, scope["path"], scope["method"], ())
             await Response(error.detail, refusal.status)(scope, receive, send)
 
+    async def _fill(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not self.go:
+            await send({"type": "http.response.body", "body": b"x" * 4000, "more_body": True})
+            await asyncio.sleep(0.0005)
+        await send({"type": "http.response.body", "body": b"end"})
+
+    async def _answer_early(self, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        listening = asyncio.ensure_future(receive())
+        await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b"two"})
+        listening.cancel()
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope[REFUSAL]:
             raise scope[REFUSAL]
+        if scope["path"] == "/fill":
+            return await self._fill(send)
+        if scope["path"] == "/early":
+            return await self._answer_early(receive, send)
         path, body, more = scope["path"], b"", not scope["path"].startswith("/unread")
         while more:
             message: Message = await receive()
             if message["type"] == "http.disconnect":
-                self.gone += 1
-                return
+                raise Malformed("the connection ended within the body")
             body += message["body"]
             more = message["more_body"]
         streams = path.startswith("/stream")

@@ -1,16 +1,18 @@
 """HTTP as strangers speak it, over real sockets."""
 
+import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 
 from serving.http.ingress import Ingress
-from serving.http.shared import Limits
+from serving.http.state import Limits
 from tests.service import free_port
-from tests.serving.conftest import listening, wait_until
+from tests.serving.conftest import LIMITS, listening, wait_until
 from tests.serving.http.raw import Echo, get, post, wire
 
 
@@ -20,31 +22,42 @@ class Server:
 
     @property
     def connections(self) -> int:
-        return len(self.ingress._shared.connections)
+        return len(self.ingress._state.connections)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that clients have not taken."""
+        return sum(each._transport.get_write_buffer_size() for each in list(self.ingress._state.connections))
 
     @property
     def tasks(self) -> int:
-        return len(self.ingress._shared.tasks)
+        return len(self.ingress._state.tasks)
 
 
-def serving(limits: Limits) -> Iterator[Server]:
+def serving(limits: Limits, new: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Server]:
     app, port = Echo(), free_port()
-    with listening(app, port, limits) as ingress:
+    with listening(app, port, limits, new) as ingress:
         server = Server(app, port, ingress)
         yield server
         app.go = True
         wait_until(lambda: not server.tasks)
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    yield from serving(Limits())
+@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Makes an event loop of either kind."""
+    return request.param
 
 
 @pytest.fixture
-def hasty() -> Iterator[Server]:
+def server(loop: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Server]:
+    yield from serving(LIMITS, loop)
+
+
+@pytest.fixture
+def hasty(loop: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Server]:
     """One that waits for half a second, and keeps connections for a second."""
-    yield from serving(Limits(request_seconds=0.5, idle_seconds=1.0))
+    yield from serving(Limits(request_seconds=0.5, idle_seconds=1.0), loop)
 
 
 # Requests one after another.
@@ -94,6 +107,19 @@ def test_a_client_that_waits_for_leave_to_send_its_body_gets_it(server: Server) 
         assert client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.send(body)
         assert client.answer().body == b"POST /e abc"
+
+
+def test_a_client_that_has_sent_its_body_at_once_all_the_same_keeps_its_connection(server: Server) -> None:
+    with wire(server.port) as client:
+        client.send(post("/e", b"abc", b"Expect: 100-continue") + get("/on"))
+        assert [client.answer().body for _ in range(2)] == [b"POST /e abc", b"GET /on "]
+
+
+def test_no_leave_is_given_within_an_answer(server: Server) -> None:
+    with wire(server.port) as client:
+        client.send(post("/early", b"abc", b"Expect: 100-continue").removesuffix(b"abc"))
+        assert client.answer().body == b"onetwo"
+        assert client.closed()
 
 
 def test_a_client_that_waits_for_leave_and_is_refused_gets_an_end_instead(server: Server) -> None:
@@ -149,19 +175,17 @@ def test_an_idle_connection_is_closed_after_its_time_whether_it_ever_asked_or_no
     with wire(hasty.port) as used, wire(hasty.port) as silent:
         used.send(get())
         used.answer()
-        begun = time.monotonic()
         assert silent.closed()
         assert used.closed()
-        assert 0.5 < time.monotonic() - begun < 3
     wait_until(lambda: not hasty.connections)
 
 
 def test_a_connection_that_is_used_is_not_idle(hasty: Server) -> None:
     with wire(hasty.port) as client:
-        for _ in range(5):
+        for _ in range(8):
             client.send(get())
             assert client.answer().status == 200
-            time.sleep(0.4)
+            time.sleep(0.2)
 
 
 def test_blank_lines_are_no_use(hasty: Server) -> None:
@@ -201,7 +225,7 @@ def test_what_does_not_come_to_its_end_is_408_counted_from_its_first_byte(
         answer = client.answer()
         assert answer.status == 408
         assert answer.body == b"%b: not there within 0.5 s" % (b"body" if b"\r\n\r\n" in begin else b"headers")
-        assert 0.4 < time.monotonic() - begun < 2
+        assert time.monotonic() - begun > 0.4
         assert answer.headers["connection"] == "close"
         assert client.closed()
     wait_until(lambda: not hasty.connections)
@@ -218,6 +242,72 @@ def test_a_client_that_takes_nothing_of_its_answer_is_given_up(hasty: Server) ->
     with wire(hasty.port) as client:
         client.send(post("/big", b"x" * 20_000_000))
         wait_until(lambda: hasty.connections == 0, 10)
+
+
+@pytest.mark.parametrize("headers", [[], [b"Connection: close"]])
+def test_a_client_that_leaves_a_small_rest_of_its_answer_is_given_up_too(hasty: Server, headers: list[bytes]) -> None:
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.connect(("127.0.0.1", hasty.port))
+        opened.sendall(get("/fill", *headers))
+        wait_until(lambda: hasty.unsent > 0)
+        hasty.app.go = True
+        wait_until(lambda: hasty.connections == 0, 10)
+
+
+def test_a_client_that_is_slow_but_goes_on_gets_all_of_its_answer(hasty: Server) -> None:
+    size = 8_000_000
+    with wire(hasty.port) as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        client.send(post("/big", b"x" * size, b"Connection: close"))
+        client.read_until(b"\r\n\r\n")
+        left, begun = size + len(b"POST /big ") - len(client.received), time.monotonic()
+        while left:
+            part = client.socket.recv(60_000)
+            assert part, f"{left} bytes are missing"
+            left -= len(part)
+            time.sleep(0.01)
+        assert time.monotonic() - begun > 1, "longer than a client may do nothing"
+
+
+def test_what_a_client_sends_after_its_last_request_does_not_break_its_answer(server: Server) -> None:
+    size = 8_000_000
+    for version, headers in ((b"1.1", [b"Connection: close"]), (b"1.0", [])):
+        with wire(server.port) as client:
+            client.send(post("/big", b"x" * size, *headers, version=version))
+            client.read_until(b"\r\n\r\n")
+            client.send(b"\r\n")
+            left = size + len(b"POST /big ") - len(client.received)
+            while left:
+                part = client.socket.recv(60_000)
+                assert part, f"{left} bytes are missing"
+                left -= len(part)
+            client.received = b""
+            assert client.closed()
+
+
+def test_a_request_that_could_not_be_read_on_has_all_its_time(hasty: Server) -> None:
+    with wire(hasty.port) as client:
+        client.send(get("/wait"))
+        wait_until(lambda: hasty.app.waiting == 1)
+        client.send(post("/next", b"x" * 500_000)[:-1])
+        time.sleep(1)
+        hasty.app.go = True
+        assert client.answer().body == b"GET /wait "
+        client.send(b"x")
+        assert client.answer().status == 200
+
+
+def test_an_upload_that_nobody_reads_may_take_its_time(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.http.connection.LINGER_SECONDS", 0.45)
+    with wire(hasty.port) as client:
+        client.send(post("/unread", b"x" * 8)[:-8])
+        assert client.answer().status == 200
+        for _ in range(4):
+            time.sleep(0.1)
+            client.send(b"x" * 2)
+        client.send(get("/on"))
+        assert client.answer().body == b"GET /on "
 
 
 # 8: large heads.
@@ -255,8 +345,23 @@ def test_trailers_are_bounded_too(server: Server) -> None:
     head = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     with wire(server.port) as client:
         client.send(head + b"".join(b"X-%d: %b\r\n" % (number, b"x" * 100) for number in range(400)))
-        assert client.answer().headers["connection"] == "close"
+        answer = client.answer()
+        assert (answer.status, answer.headers["connection"]) == (431, "close")
         assert client.closed()
+
+
+@pytest.mark.parametrize("start", [b"0\r\nX: ", b"5;x="])
+def test_a_trailer_or_a_chunks_extension_without_an_end_is_refused_before_it_costs_anything(
+    server: Server, start: bytes
+) -> None:
+    head = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with wire(server.port) as client:
+        client.send(head + start)
+        with contextlib.suppress(OSError):
+            for _ in range(40):
+                client.send(b"x" * 100_000)
+                time.sleep(0.005)
+        assert client.answer().status == 431
 
 
 # 9: clients that send no more, and clients that have gone.
@@ -287,9 +392,7 @@ def test_a_client_that_has_gone_ends_the_work_at_once(server: Server, path: str,
             client.read_until(b"data: 1\n\n")
         if reset:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    begun = time.monotonic()
-    wait_until(lambda: server.app.gone == 1)
-    assert time.monotonic() - begun < 1
+    wait_until(lambda: server.app.gone == 1, 10)
     wait_until(lambda: not server.connections)
 
 
@@ -302,6 +405,36 @@ def test_one_that_sends_no_more_and_then_goes_ends_the_work_too(server: Server) 
         assert server.app.gone == 0
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     wait_until(lambda: server.app.gone == 1)
+
+
+@pytest.mark.parametrize(
+    "following",
+    [post("/next", b"abc")[:-1], b"POST /ne", get("/next") * 20, post("/next", b"x" * 100_000)],
+    ids=["body", "head", "many", "large"],
+)
+def test_one_that_has_gone_within_its_next_request_ends_the_work_too(server: Server, following: bytes) -> None:
+    with wire(server.port) as client:
+        client.send(post("/wait", b"abc") + following)
+        wait_until(lambda: server.app.waiting == 1)
+    wait_until(lambda: server.app.gone == 1, 10)
+    wait_until(lambda: not server.connections)
+
+
+def test_one_that_takes_the_sign_of_life_and_then_goes_ends_the_work_too(server: Server) -> None:
+    with wire(server.port) as client:
+        client.send(post("/wait", b"abc"))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    wait_until(lambda: server.app.gone == 1, 10)
+
+
+@pytest.mark.parametrize("path", ["/wait", "/stream"])
+def test_a_client_of_http_1_0_that_sends_no_more_counts_as_gone(server: Server, path: str) -> None:
+    with wire(server.port) as client:
+        client.send(post(path, b"abc", version=b"1.0"))
+        wait_until(lambda: server.app.waiting == 1)
+        client.socket.shutdown(socket.SHUT_WR)
+        wait_until(lambda: server.app.gone == 1, 10)
 
 
 def test_many_requests_and_no_more_are_all_answered(server: Server) -> None:
@@ -317,7 +450,8 @@ def test_one_that_sends_no_more_amid_its_request_is_answered_or_closed(server: S
     with wire(server.port) as client:
         client.send(request_)
         client.socket.shutdown(socket.SHUT_WR)
-        assert client.answer().headers["connection"] == "close"
+        answer = client.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
         assert client.closed()
 
 
@@ -355,24 +489,30 @@ def test_head_has_the_headers_and_no_body(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("status", "sent"),
     [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET / HTTP/1.1\nHost: x\n\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET x HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /\xc3\xa4 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nA: b\x00\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+        (400, b"GET / HTTP/1.1\nHost: x\n\n"),
+        (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        (405, b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"GET x HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"GET /\xc3\xa4 HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nA: b\x00\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
+        (400, b"GET / HTTP/1.1\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"),
+        (501, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        (505, b"GET / HTTP/2.0\r\nHost: x\r\n\r\n"),
     ],
 )
-def test_what_is_no_http_is_answered_once_and_closed(server: Server, sent: bytes) -> None:
+def test_what_is_no_http_is_answered_once_and_closed(server: Server, status: int, sent: bytes) -> None:
     with wire(server.port) as client:
         client.send(sent + get("/smuggled") * 3)
-        assert b"smuggled" not in client.answer().body
+        answer = client.answer()
+        assert answer.status == status
+        assert b"smuggled" not in answer.body
         assert client.closed()
     wait_until(lambda: not server.connections)

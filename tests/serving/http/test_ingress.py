@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.http.ingress import Ingress
 from tests.service import free_port
+from tests.serving.conftest import LIMITS
 
 
 class Answering:
@@ -58,7 +59,7 @@ def ask(port: int, path: str = "/") -> tuple[int, str, str | None]:
 
 @asynccontextmanager
 async def listening(port: int, *apps: ASGIApp) -> AsyncIterator[list[Ingress]]:
-    made = [Ingress(app, "127.0.0.1", port) for app in apps]
+    made = [Ingress(app, "127.0.0.1", port, LIMITS) for app in apps]
     for each in made:
         await each.begin()
     try:
@@ -219,7 +220,7 @@ def test_a_port_that_is_someone_elses_is_an_os_error_and_leaks_nothing(
             with monkeypatch.context() as patch:
                 patch.setattr("serving.http.ingress.socket.socket", Noted)
                 with pytest.raises(OSError, match="in use"):
-                    Ingress(Answering("none"), "127.0.0.1", theirs.getsockname()[1])
+                    Ingress(Answering("none"), "127.0.0.1", theirs.getsockname()[1], LIMITS)
         assert [each.fileno() for each in made] == [-1]
         assert len(asyncio.all_tasks()) == 1
 
@@ -229,7 +230,7 @@ def test_a_port_that_is_someone_elses_is_an_os_error_and_leaks_nothing(
 def test_one_that_drains_before_it_has_begun_ends_all_the_same() -> None:
     async def run() -> None:
         port = free_port()
-        ingress = Ingress(Answering("none"), "127.0.0.1", port)
+        ingress = Ingress(Answering("none"), "127.0.0.1", port, LIMITS)
         await asyncio.wait_for(ingress.drain(), 5)
         assert not ingress.alive
         assert refused(port)

@@ -1,0 +1,89 @@
+"""Clients that send no more: are they still there?
+
+A client that has shut down its half of a connection and waits for the answer, and one that has gone, look alike until
+something is sent to them: the system of the one that has gone answers that nobody is there, and the socket fails.
+"""
+
+import asyncio
+import fcntl
+import select
+import struct
+import termios
+from collections.abc import Callable, Iterator
+
+AT_FIRST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Seconds from one look at a socket to the next: the answer takes as long as the way there and back."""
+LATER = (0.001, 0.02, 0.2)
+
+HANGUP_SECONDS = 0.05
+"""From one look to the next at a client of which nothing is read."""
+
+
+class Probe:
+    """Looks again and again whether a client is there, and ends its connection when it is not."""
+
+    def __init__(self, transport: asyncio.Transport, send: Callable[[], bool]) -> None:
+        """``send`` sends what a client takes no notice of; false when nothing is wanted of this any more."""
+        self._transport, self._send = transport, send
+        self._loop = asyncio.get_running_loop()
+        self._waits = intervals()
+        self._look()
+
+    def _look(self) -> None:
+        if self._transport.is_closing():
+            return
+        if has_failed(_descriptor(self._transport)):
+            self._transport.abort()
+            return
+        seconds, sends = next(self._waits)
+        if not sends or self._send():
+            self._loop.call_later(seconds, self._look)
+
+
+def intervals() -> Iterator[tuple[float, bool]]:
+    """Seconds from each look to the next, and whether to send something before.
+
+    A client may go after it has taken what it was sent first. Some take few answers that are none, so each comes after
+    twice the time of the one before.
+    """
+    sends, pause = True, 1.0
+    for seconds in AT_FIRST:
+        yield seconds, sends
+        sends = False
+    while True:
+        yield pause, False
+        pause *= 2
+        yield LATER[0], True
+        yield from ((seconds, False) for seconds in LATER[1:])
+
+
+def when_hung_up(transport: asyncio.Transport, wanted: Callable[[], bool], call: Callable[[], object]) -> None:
+    """``call`` when the client sends no more, as long as it is ``wanted``, although nothing is read."""
+    if transport.is_closing() or not wanted():
+        return
+    poll = select.poll()
+    poll.register(_descriptor(transport), select.POLLRDHUP)
+    if poll.poll(0):
+        call()
+    else:
+        asyncio.get_running_loop().call_later(HANGUP_SECONDS, when_hung_up, transport, wanted, call)
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """Bytes that the other side has not taken yet, those included that the system keeps."""
+    try:
+        kept = fcntl.ioctl(_descriptor(transport), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # it is closed
+        return 0
+    return transport.get_write_buffer_size() + int(struct.unpack("i", kept)[0])
+
+
+def _descriptor(transport: asyncio.Transport) -> int:
+    return int(transport.get_extra_info("socket").fileno())
+
+
+def has_failed(socket: int) -> bool:
+    """Whether a ``socket`` (a file descriptor) has failed, or both sides have closed it."""
+    poll = select.poll()
+    poll.register(socket, 0)  # errors are told unasked
+    return bool(poll.poll(0))
