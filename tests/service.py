@@ -97,7 +97,8 @@ def fetch(url: str, content: bytes | None = None, method: str | None = None) -> 
         with urllib.request.urlopen(request, timeout=120) as answer:
             return Answer(answer.status, answer.headers, answer.read())
     except urllib.error.HTTPError as error:
-        return Answer(error.code, error.headers, error.read())
+        with error:
+            return Answer(error.code, error.headers, error.read())
 
 
 def dragoman(*arguments: str | Path, given: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":

@@ -13,8 +13,9 @@ from typing import cast
 from serving.errors import Malformed, ServiceError
 from serving.http.errors import RequestTimeout
 from serving.http.exchange import Exchange
+from serving.http.flow import Flow, unsent
 from serving.http.parser import Head, Parser
-from serving.http.probe import Probe, unsent, when_hung_up
+from serving.http.probe import Probe, when_hung_up
 from serving.http.scope import UNREAD, Address, scope_of
 from serving.http.state import ServerState
 from serving.http.timer import Timer
@@ -50,10 +51,7 @@ class Connection(asyncio.Protocol):
         """Whether the client has said that it will send no more."""
         self._paused = False
         """Whether reading is."""
-        self._writable: asyncio.Future[None] | None = None
-        """Done when the client takes again what it is sent."""
-        self._unsent = 0
-        """Bytes that it had not taken when that was looked at last."""
+        self.flow = Flow()
         self._active_at = 0.0
         """When the client last did something that it had to do: took part of its answer, all of it, or came."""
 
@@ -113,14 +111,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Note that the client does not take what it is sent."""
-        self._writable = self._loop.create_future()
+        self.flow.block()
         self._await_client()
 
     def resume_writing(self) -> None:
         """Note that the client takes what it is sent again."""
-        if self._writable:
-            self._writable.set_result(None)
-        self._writable = None
+        self.flow.unblock()
         self._active_at = self._loop.time()
 
     # The parser calls these.
@@ -162,11 +158,6 @@ class Connection(asyncio.Protocol):
         """Send ``data``, unless the connection is at its end."""
         if not self._transport.is_closing():
             self._transport.write(data)
-
-    async def drained(self) -> None:
-        """Return when the client takes what it is sent, or has gone."""
-        if self._writable:
-            await asyncio.shield(self._writable)
 
     def pause_or_resume(self) -> None:
         """Read no further than the application does."""
@@ -272,13 +263,14 @@ class Connection(asyncio.Protocol):
 
     def _await_client(self) -> None:
         """Begin to wait for the client to take what it has been sent."""
-        self._active_at, self._unsent = self._loop.time(), unsent(self._transport)
+        self._active_at = self._loop.time()
+        self.flow.moves(self._transport)
         self._timer.watch()
 
     @property
     def _awaits_client(self) -> bool:
         """Whether nothing can be done before the client takes what it has been sent."""
-        if self._writable or self._transport.is_closing():
+        if self.flow.blocked or self._transport.is_closing():
             return True
         return self._lingering is not None and unsent(self._transport) > 0
 
@@ -297,15 +289,11 @@ class Connection(asyncio.Protocol):
         return None if self._exchanges else self._active_at + self._limits.idle_seconds
 
     def _expire(self) -> None:
-        if self._awaits_client:
-            if unsent(self._transport) < self._unsent:
-                self._await_client()  # it is slow, but it goes on
-            else:
-                self._transport.abort()
-        elif self._lingering is not None:
+        if self._awaits_client and self.flow.moves(self._transport):
+            self._active_at = self._loop.time()  # it is slow, but it goes on
+        elif self._awaits_client or self._lingering is not None:
             self._transport.abort()
         elif self._request_began is None:
             self._close()
         else:
-            part = "headers" if self._receiving is None else "body"
-            self._refuse(RequestTimeout(part, self._limits.request_seconds))
+            self._refuse(RequestTimeout("body" if self._receiving else "headers", self._limits.request_seconds))

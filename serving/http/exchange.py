@@ -152,7 +152,7 @@ class Exchange:
             return
         if message["type"] != "http.response.body" or self.answered or not (self._head or self.started):
             raise RuntimeError(f"{message['type']} is out of turn")
-        await self._connection.drained()
+        await self._connection.flow.drained()
         if self._connection.lost:
             return
         body, more = message.get("body", b""), message.get("more_body", False)

@@ -5,10 +5,7 @@ something is sent to them: the system of the one that has gone answers that nobo
 """
 
 import asyncio
-import fcntl
 import select
-import struct
-import termios
 from collections.abc import Callable, Iterator
 
 AT_FIRST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -67,15 +64,6 @@ def when_hung_up(transport: asyncio.Transport, wanted: Callable[[], bool], call:
         call()
     else:
         asyncio.get_running_loop().call_later(HANGUP_SECONDS, when_hung_up, transport, wanted, call)
-
-
-def unsent(transport: asyncio.Transport) -> int:
-    """Bytes that the other side has not taken yet, those included that the system keeps."""
-    try:
-        kept = fcntl.ioctl(_descriptor(transport), termios.TIOCOUTQ, bytes(4))
-    except (OSError, ValueError):  # it is closed
-        return 0
-    return transport.get_write_buffer_size() + int(struct.unpack("i", kept)[0])
 
 
 def _descriptor(transport: asyncio.Transport) -> int:

@@ -12,6 +12,8 @@ from tests.fuzz.described import Described
 from tests.fuzz.kinds import KINDS, raw
 from tests.fuzz.valid import valid
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = {
     "openapi": "3.1.0",
     "info": {"title": "x", "version": "1"},

@@ -14,6 +14,8 @@ from tests.fuzz.target import Target, running
 from tests.fuzz.watch import Watch
 from tests.service import free_port
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 LIMITS = Limits(timeout=0.5, hang=5)
 IMPATIENT = Limits(timeout=0.5, hang=1.5)

@@ -20,6 +20,8 @@ from tests.conftest import ROOT, SMALL
 from tests.processes import replicas
 from tests.service import Service, dragoman, free_port, started
 
+pytestmark = pytest.mark.slow
+
 
 def numbers_of(process: int) -> Path:
     """The folder of the file in which a replica counts."""

@@ -325,6 +325,7 @@ def test_other_encodings_are_refused_and_those_that_are_read_are_named(two: Api,
         (gzip.compress(b"") + gzip.compress(b"0" * 2_000_001), 413, "body has 2,000,001 bytes or more when inflated"),
         (TEXT, 400, "body: not gzip: "),
     ],
+    ids=["bomb", "cut", "empty", "followed", "second cut", "second too large", "plain"],
 )
 def test_bad_gzip_is_named(two: Api, body: bytes, status: int, said: str) -> None:
     with wire(two.port) as client:

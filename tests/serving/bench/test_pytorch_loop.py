@@ -21,6 +21,8 @@ from serving.bench.pytorch_device import Graphs
 from serving.bench.pytorch_loop import LEVELS, PyTorchLoop
 from serving.engine.decoding import Decoding
 
+pytestmark = pytest.mark.slow
+
 SOURCES = [[4, *range(first, first + length), END] for first, length in [(9, 2), (99, 30), (300, 1), (40, 60), (7, 12)]]
 SOURCES += [[4, number, number * 7 % 800, END] for number in range(20, 60)]
 

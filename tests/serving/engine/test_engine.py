@@ -694,7 +694,6 @@ def test_a_request_past_the_queue_limit_is_refused_whole_and_told_when_to_return
     with pytest.raises(QueueFull) as refused:
         engine.submit(late)
     assert refused.value.retry_after >= 1
-    assert refused.value.headers["Retry-After"] == str(refused.value.retry_after)
     engine.cancel(many)
     held.release()
     deadline = time.monotonic() + 30

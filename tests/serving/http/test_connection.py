@@ -43,7 +43,13 @@ def serving(limits: Limits, new: Callable[[], asyncio.AbstractEventLoop]) -> Ite
         wait_until(lambda: not server.tasks)
 
 
-@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+LOOPS = [
+    pytest.param(uvloop.new_event_loop, id="uvloop"),
+    pytest.param(asyncio.new_event_loop, id="asyncio", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(params=LOOPS)
 def loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
     """Makes an event loop of either kind."""
     return request.param
@@ -54,10 +60,10 @@ def server(loop: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Server]:
     yield from serving(LIMITS, loop)
 
 
-@pytest.fixture
-def hasty(loop: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Server]:
+@pytest.fixture(params=[pytest.param(each.values[0], id=each.id, marks=pytest.mark.slow) for each in LOOPS])
+def hasty(request: pytest.FixtureRequest) -> Iterator[Server]:
     """One that waits for half a second, and keeps connections for a second."""
-    yield from serving(Limits(request_seconds=0.5, idle_seconds=1.0), loop)
+    yield from serving(Limits(request_seconds=0.5, idle_seconds=1.0), request.param)
 
 
 # Requests one after another.
@@ -231,7 +237,8 @@ def test_what_does_not_come_to_its_end_is_408_counted_from_its_first_byte(
     wait_until(lambda: not hasty.connections)
 
 
-def test_a_body_that_nobody_waits_for_is_given_up_too(hasty: Server) -> None:
+def test_a_body_that_nobody_waits_for_is_given_up_too(hasty: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.http.connection.LINGER_SECONDS", 0.3)
     with wire(hasty.port) as client:
         client.send(post("/unread", b"x" * 99)[:-50])
         assert client.answer().status == 200

@@ -57,6 +57,7 @@ def test_an_answer_that_has_not_begun_is_a_500_and_the_connection_ends(app: Call
         assert (answer.status, answer.headers["content-type"]) == (500, "application/problem+json")
         assert {"type", "title", "status", "detail"} == set(json.loads(answer.body))
         assert client.closed()
+        client.socket.close()
         wait_until(lambda: not ingress._state.connections)
 
 
