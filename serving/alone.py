@@ -23,12 +23,12 @@ END_SECONDS = 5.0
 def check(settings: Settings) -> None:
     """StartError when ``settings`` need Ray."""
     if settings.max_replicas > 1:
-        said = f"max_replicas is {settings.max_replicas}, and without Ray there is one replica: set it to 1"
+        reason = f"max_replicas is {settings.max_replicas}, and without Ray there is one replica: set it to 1"
     elif settings.ingress != "direct":
-        said = f"ingress is {settings.ingress}, and without Ray there are no proxies: set it to direct"
+        reason = f"ingress is {settings.ingress}, and without Ray there are no proxies: set it to direct"
     else:
         return
-    raise StartError(f"{said}, or leave out --no-ray")
+    raise StartError(f"{reason}, or leave out --no-ray")
 
 
 def run(settings: Settings, stop: Stop, ready: Callable[[], None], last_words: Callable[[BaseException], None]) -> None:

@@ -29,8 +29,8 @@ class Dragoman:
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
         _keep_to_loopback()
-        found = Settings(**settings)
-        self.replica = Replica(found, found.state or private(_session() / NAME))
+        typed = Settings(**settings)
+        self.replica = Replica(typed, typed.state or private(_session() / NAME))
         await self.replica.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:

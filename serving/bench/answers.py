@@ -60,17 +60,17 @@ def ask(port: int, question: Question) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(question.method, question.route, question.body, {"Content-Type": "application/json"})
-        found = connection.getresponse()
-        content = found.read()
+        response = connection.getresponse()
+        content = response.read()
     except (OSError, http.client.HTTPException) as error:
         return Answer(f"{type(error).__name__}: {error}", "", "", b"")
     finally:
         connection.close()
-    content_type = found.getheader("Content-Type", "")
-    stages = ", ".join(server_timing(found.getheader("Server-Timing", "")))
+    content_type = response.getheader("Content-Type", "")
+    stages = ", ".join(server_timing(response.getheader("Server-Timing", "")))
     if content_type.startswith("text/event-stream"):
         content = without_times(content)
-    return Answer(str(found.status), content_type, stages, content)
+    return Answer(str(response.status), content_type, stages, content)
 
 
 def compare(question: Question, old: Answer, new: Answer) -> Difference | None:
@@ -92,6 +92,6 @@ def without_times(stream: bytes) -> bytes:
             frame = delta[1], delta[3]
             told[frame] = told.get(frame, b"") + delta[2]
         else:
-            others.append(_TIMINGS.sub(lambda found: found[1] + _VALUE.sub(rb"\1", found[2]) + b"}", event))
+            others.append(_TIMINGS.sub(lambda match: match[1] + _VALUE.sub(rb"\1", match[2]) + b"}", event))
     joined = [begin + text + end for (begin, end), text in sorted(told.items())]
     return b"\n\n".join([*joined, *others])

@@ -56,10 +56,10 @@ def _body(connection: socket.socket) -> bytes:
     head, body = received[: end + 2], received[end + 4 :]
     if not head.startswith(b"HTTP/1.1 200 "):
         raise AnswerError(f"the service answers {head.splitlines()[0].decode(errors='replace')!r}, not 200")
-    found = _LENGTH.search(head)
-    if not found:
+    length = _LENGTH.search(head)
+    if not length:
         raise AnswerError("the answer has no Content-Length")
-    while len(body) < int(found[1]):
+    while len(body) < int(length[1]):
         body += _part(connection)
     return body
 

@@ -99,8 +99,8 @@ def measure(old: Asked, new: Asked, requests: int, backwards: bool) -> Pair:
     for number, begin in enumerate(range(0, requests, BLOCK)):
         for each in (new, old) if (number % 2 == 1) != backwards else (old, new):
             each.ask(both[each], min(BLOCK, requests - begin))
-    found = [_round(times, each.cpu_us - before[each]) for each, times in both.items()]
-    return Pair(old=found[0], new=found[1])
+    rounds = [_round(times, each.cpu_us - before[each]) for each, times in both.items()]
+    return Pair(old=rounds[0], new=rounds[1])
 
 
 def _round(times: list[float], cpu_us: float) -> Round:
@@ -146,7 +146,7 @@ def speed(old: Version, new: Version, options: argparse.Namespace) -> int:
     ratio = round(median(pair.ratio for pair in pairs), 3)
     console.print(_table(pairs, old, new, "a new connection each" if options.new_connection else "one connection"))
     console.print(f"p50, new over old: {ratio:.3f} (median of {len(pairs)} rounds of {options.requests} requests)")
-    told = {
+    report = {
         "machine": asdict(machine),
         "old": old.commit,
         "new": new.commit,
@@ -155,7 +155,7 @@ def speed(old: Version, new: Version, options: argparse.Namespace) -> int:
         "rounds": [asdict(pair) | {"ratio": round(pair.ratio, 3)} for pair in pairs],
         "ratio": ratio,
     }
-    print(json.dumps(told))
+    print(json.dumps(report))
     return 0
 
 
@@ -180,14 +180,14 @@ def answers(old: Version, new: Version, questions: Sequence[Question]) -> int:
         def different(question: Question) -> Difference | None:
             return compare(question, *(ask(running.port, question) for running in (one, other)))
 
-        found = [different(each) for each in track(questions, "questions", console=console, transient=True)]
-    differences = [each for each in found if each]
+        compared = [different(each) for each in track(questions, "questions", console=console, transient=True)]
+    differences = [each for each in compared if each]
     for each in differences[:SHOWN]:
         console.print(str(each), markup=False, soft_wrap=True)
     identical = len(questions) - len(differences)
     console.print(f"{identical} of {len(questions)} answers are identical; old: {old.commit}, new: {new.commit}")
-    told: dict[str, Any] = {"old": old.commit, "new": new.commit, "asked": len(questions), "identical": identical}
-    print(json.dumps(told | {"differences": [str(each) for each in differences]}))
+    report: dict[str, Any] = {"old": old.commit, "new": new.commit, "asked": len(questions), "identical": identical}
+    print(json.dumps(report | {"differences": [str(each) for each in differences]}))
     return 1 if differences else 0
 
 

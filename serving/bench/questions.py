@@ -111,16 +111,16 @@ class Question(NamedTuple):
     body: bytes = b""
 
     def __str__(self) -> str:
-        told = f"{self.body[:200]!r}{'…' if len(self.body) > 200 else ''}" if self.body else ""
-        return f"{self.method} {self.route} {told}".strip()
+        text = f"{self.body[:200]!r}{'…' if len(self.body) > 200 else ''}" if self.body else ""
+        return f"{self.method} {self.route} {text}".strip()
 
 
 def acceptance(sentences: Sequence[str]) -> list[Question]:
     """What is asked: about ``sentences``, and what must be refused; some two thousand for three hundred."""
-    asked = [Question("POST", route, json.dumps(body).encode()) for route, body in (*_good(sentences), *_bad())]
+    questions = [Question("POST", route, json.dumps(body).encode()) for route, body in (*_good(sentences), *_bad())]
     raw = [Question("POST", route, body) for route in (TRANSLATE, ENCODE, ATTENTION) for body in BAD_BYTES]
     health = [Question("GET", route) for route in ("/healthz", "/readyz")]
-    return [*health, *asked, *raw, Question("POST", TRANSLATE, BAD_NUMBER)]
+    return [*health, *questions, *raw, Question("POST", TRANSLATE, BAD_NUMBER)]
 
 
 def _good(sentences: Sequence[str]) -> Iterator[tuple[str, Any]]:

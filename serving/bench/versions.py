@@ -84,6 +84,6 @@ class Version:
             raise StartFailed(f"{self.python} does not run: {error.strerror}") from None
         if done.returncode:
             raise StartFailed(f"{self.checkout} cannot be imported: {done.stderr.strip()}")
-        for found in map(Path, done.stdout.splitlines()):
-            if not found.resolve().is_relative_to(self.checkout.resolve()):
-                raise StartFailed(f"Python imports {found} in place of a module that {self.checkout} lacks")
+        for file in map(Path, done.stdout.splitlines()):
+            if not file.resolve().is_relative_to(self.checkout.resolve()):
+                raise StartFailed(f"Python imports {file} in place of a module that {self.checkout} lacks")

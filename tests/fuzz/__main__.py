@@ -21,24 +21,24 @@ from tests.fuzz.target import target
 
 def main() -> int:
     """1 when a fault was found."""
-    asked = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    asked.add_argument("--requests", type=int, default=10_000, help="how many attempts are made (default: 10000)")
-    asked.add_argument("--seed", type=int, default=None, help="which they are; a random one unless given")
-    asked.add_argument("--kind", action="append", help="make raw requests of this kind only; can be given again")
-    asked.add_argument("--kinds", action="store_true", help="list the kinds of raw requests")
-    asked.add_argument("--replay", type=Path, metavar="FILE", help="send again what a file of a failing run holds")
-    given = asked.parse_args()
-    if given.kinds:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--requests", type=int, default=10_000, help="how many attempts are made (default: 10000)")
+    parser.add_argument("--seed", type=int, default=None, help="which they are; a random one unless given")
+    parser.add_argument("--kind", action="append", help="make raw requests of this kind only; can be given again")
+    parser.add_argument("--kinds", action="store_true", help="list the kinds of raw requests")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="send again what a file of a failing run holds")
+    options = parser.parse_args()
+    if options.kinds:
         print("\n".join(KINDS))
         return 0
-    unknown = set(given.kind or []) - set(KINDS)
+    unknown = set(options.kind or []) - set(KINDS)
     if unknown:
-        asked.error(f"there is no kind {', '.join(sorted(unknown))}; --kinds lists them")
+        parser.error(f"there is no kind {', '.join(sorted(unknown))}; --kinds lists them")
     end_on_sigterm()
     folder = Path(tempfile.mkdtemp(prefix="dragoman-fuzz-"))
-    if given.replay:
-        return _replay(given.replay, folder)
-    seed = random.SystemRandom().randrange(2**31) if given.seed is None else given.seed
+    if options.replay:
+        return _replay(options.replay, folder)
+    seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     console = Console()
     console.print(f"seed {seed}; what the service says: {folder}/log", highlight=False, soft_wrap=True)
     report = Report(folder)
@@ -50,12 +50,12 @@ def main() -> int:
         TimeRemainingColumn(),
     )
     with target(folder / "log") as service, Progress(*columns, console=console) as bar:
-        task = bar.add_task("attempts", total=given.requests)
+        task = bar.add_task("attempts", total=options.requests)
 
         def progress(made: int) -> None:
             bar.update(task, advance=made, description=f"attempts ({report.faults.total()} faults)")
 
-        campaign(service, report, seed, given.requests, given.kind or (), progress=progress)
+        campaign(service, report, seed, options.requests, options.kind or (), progress=progress)
         grown = service.watch.grown / 2**20
     report.show(console)
     console.print(f"seed {seed}; memory has grown by {grown:+.1f} MiB", highlight=False)

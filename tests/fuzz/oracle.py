@@ -29,73 +29,73 @@ class Limits:
 
 def judge(attempt: Attempt, outcome: Outcome, limits: Limits) -> list[str]:
     """A sentence for each fault, none if all is well."""
-    found: list[str] = []
+    faults: list[str] = []
     if outcome.end == "hung":
-        found.append(f"the service neither answered nor ended the connection within {limits.hang:g} s")
+        faults.append(f"the service neither answered nor ended the connection within {limits.hang:g} s")
         if outcome.rest:
-            found.append("what was received last is no whole answer")
+            faults.append("what was received last is no whole answer")
     if outcome.end == "refused":
-        found.append("the service took no connection")
+        faults.append("the service took no connection")
     if outcome.malformed:
-        found.append(f"the answer is no HTTP: {outcome.malformed}")
+        faults.append(f"the answer is no HTTP: {outcome.malformed}")
     elif outcome.rest and outcome.end in ("closed", "reset"):
-        found.append("the answer breaks off")
-    found += _count(attempt, outcome)
+        faults.append("the answer breaks off")
+    faults += _count(attempt, outcome)
     for number, answer in enumerate(outcome.answers):
-        found += _answer(attempt, answer, attempt.allowed(number))
+        faults += _answer(attempt, answer, attempt.allowed(number))
         if answer.status in LATE and outcome.seconds < EARLY * limits.timeout:
-            found.append(f"status {answer.status} came before the time-out")
-    return list(dict.fromkeys(found))
+            faults.append(f"status {answer.status} came before the time-out")
+    return list(dict.fromkeys(faults))
 
 
 def _count(attempt: Attempt, outcome: Outcome) -> list[str]:
     """Faults in the number of answers, and in what is after the last of them."""
-    found, count = [], len(outcome.answers)
+    faults, count = [], len(outcome.answers)
     if attempt.methods is None:
         # Every request's head ends with a blank line; what is no request may be answered once.
         if count > len(re.findall(rb"\n\r?\n", attempt.sent)) + 1:
-            found.append("there are more answers than requests")
+            faults.append("there are more answers than requests")
     else:
         if count > len(attempt.methods) or (not attempt.methods and outcome.received):
-            found.append("there are more answers than requests")
+            faults.append("there are more answers than requests")
         refused = count > 0 and outcome.answers[-1].closes and outcome.answers[-1].status >= 400
         ended = attempt.end == "wait" and outcome.end in ("closed", "reset", "open") and not outcome.malformed
         if ended and not refused and count < len(attempt.methods):
-            found.append("the connection ended without an answer to a request")
+            faults.append("the connection ended without an answer to a request")
     if any(each.closes for each in outcome.answers[:-1]):
-        found.append("an answer came after one that said that the connection closes")
+        faults.append("an answer came after one that said that the connection closes")
     if attempt.old and count and outcome.end == "open":
-        found.append("the connection of HTTP/1.0 did not end with the answer")
-    return found
+        faults.append("the connection of HTTP/1.0 did not end with the answer")
+    return faults
 
 
 def _answer(attempt: Attempt, answer: Answer, allowed: frozenset[int] | None) -> list[str]:
-    found, status = [], answer.status
+    faults, status = [], answer.status
     if allowed is not None and status not in allowed | {429, 504}:
-        found.append(f"status {status} where {_listed(allowed)} is right")
+        faults.append(f"status {status} where {_listed(allowed)} is right")
     if _wrong(status):
-        found.append(f"status {status}")
+        faults.append(f"status {status}")
     if any(each != 100 for each in answer.informational):
-        found.append(f"status {answer.informational}, and nobody asked for it")
+        faults.append(f"status {answer.informational}, and nobody asked for it")
     # A client that sends no more is asked in this way whether it is there: every client may be sent it.
     asked = attempt.end == "half-close" or re.search(rb"expect", attempt.sent, re.IGNORECASE)
     if answer.informational and not asked:
-        found.append("status 100, and nobody asked for it")
+        faults.append("status 100, and nobody asked for it")
     if attempt.old and answer.header("transfer-encoding"):
-        found.append("an answer to HTTP/1.0 has a Transfer-Encoding")
+        faults.append("an answer to HTTP/1.0 has a Transfer-Encoding")
     if attempt.hidden and MARKER in answer.body:
-        found.append("a request that was hidden in a body was answered")
+        faults.append("a request that was hidden in a body was answered")
     if status == 405 and not answer.header("allow"):
-        found.append("status 405 without Allow")
+        faults.append("status 405 without Allow")
     if (
         status == 415
         and re.search(rb"content-encoding", attempt.sent, re.IGNORECASE)
         and not answer.header("accept-encoding")
     ):
-        found.append("status 415 without Accept-Encoding")
+        faults.append("status 415 without Accept-Encoding")
     if answer.head and answer.body:
-        found.append("an answer to HEAD has a body")
-    return found + (_problem(attempt, answer) if status >= 400 else _content(answer))
+        faults.append("an answer to HEAD has a body")
+    return faults + (_problem(attempt, answer) if status >= 400 else _content(answer))
 
 
 def _wrong(status: int) -> bool:
@@ -127,22 +127,22 @@ def _problem(attempt: Attempt, answer: Answer) -> list[str]:
     if answer.head:
         return []
     try:
-        told = _parsed(answer.body)
+        problem = _parsed(answer.body)
     except ValueError as error:
         return [f"a problem is no JSON: {error}"]
-    found = _told(told, answer.status)
-    if not found and answer.status == 404 and attempt.names and attempt.names not in told["detail"]:
-        found.append("status 404 does not name the path")
-    return found
+    faults = _problem_faults(problem, answer.status)
+    if not faults and answer.status == 404 and attempt.names and attempt.names not in problem["detail"]:
+        faults.append("status 404 does not name the path")
+    return faults
 
 
-def _told(told: Any, status: int | None) -> list[str]:
-    if not isinstance(told, dict):
+def _problem_faults(problem: Any, status: int | None) -> list[str]:
+    if not isinstance(problem, dict):
         return ["a problem is no object"]
-    found = [f"a problem has no {name}" for name, kind in PROBLEM.items() if not isinstance(told.get(name), kind)]
-    if status and told.get("status") != status:
-        found.append("a problem's status is not the answer's")
-    return found
+    faults = [f"a problem has no {name}" for name, kind in PROBLEM.items() if not isinstance(problem.get(name), kind)]
+    if status and problem.get("status") != status:
+        faults.append("a problem's status is not the answer's")
+    return faults
 
 
 def _content(answer: Answer) -> list[str]:
@@ -171,7 +171,7 @@ def _events(body: bytes) -> None:
         name, _, data = block.partition("\ndata: ")
         names.append(name.removeprefix("event: "))
         value = _parsed(data)
-        if names[-1] == "error" and (faults := _told(value, None)):
+        if names[-1] == "error" and (faults := _problem_faults(value, None)):
             raise ValueError(faults[0])
         if names[-1] == "error" and _wrong(value["status"]):
             raise ValueError(f"an error event of status {value['status']}")
