@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.http.ingress import Ingress
 from tests.service import free_port
 from tests.serving.conftest import LIMITS
+from tests.serving.http.raw import Echo, post, wire
 
 
 class Answering:
@@ -234,5 +235,26 @@ def test_one_that_drains_before_it_has_begun_ends_all_the_same() -> None:
         await asyncio.wait_for(ingress.drain(), 5)
         assert not ingress.alive
         assert refused(port)
+
+    asyncio.run(run())
+
+
+def test_clients_that_do_not_end_their_request_or_take_no_answer_do_not_keep_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.http.connection.LINGER_SECONDS", 0.3)
+
+    async def run() -> None:
+        port = free_port()
+        app = Echo()
+        async with listening(port, app) as (ingress,):
+            with wire(port) as unfinished, wire(port) as unread, wire(port) as headless:
+                unfinished.send(post("/x", b"abc")[:-1])
+                headless.send(b"POST /x HT")
+                unread.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                await asyncio.to_thread(unread.send, post("/big", b"x" * 20_000_000))
+                await met(lambda: len(ingress._state.connections) == 3)
+                await asyncio.wait_for(ingress.drain(), 10)
+                assert (await asyncio.to_thread(unfinished.answer)).status == 408
 
     asyncio.run(run())
