@@ -59,7 +59,7 @@ def when_hung_up(transport: asyncio.Transport, wanted: Callable[[], bool], call:
     if transport.is_closing() or not wanted():
         return
     poll = select.poll()
-    poll.register(_descriptor(transport), select.POLLRDHUP)
+    poll.register(_descriptor(transport), getattr(select, "POLLRDHUP", 0))  # Linux alone can tell
     if poll.poll(0):
         call()
     else:

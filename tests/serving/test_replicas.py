@@ -233,6 +233,11 @@ def test_clients_cannot_switch_serves_time_outs_off_or_on(tiny_bundle: Path, ing
         )
         with urllib.request.urlopen(hasty, timeout=60) as answer:
             assert answer.status == 200
+        for given in ("abc", "a\xffb"):
+            named = urllib.request.Request(f"{url}/v1/models", headers={"X-Request-Id": given})
+            with urllib.request.urlopen(named, timeout=60) as answer:
+                [request_id] = answer.headers.get_all("X-Request-Id")
+            assert (request_id == given) == (given == "abc")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         long = {"text": ["Hello there. " * 20] * 1000, "min_tokens": 100, "beam_size": 4}
         connection.request("POST", "/v1/translate", json.dumps(long), {"x-request-disconnect-disabled": "?1"})
