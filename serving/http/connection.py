@@ -8,6 +8,7 @@ answers what is no HTTP in plain text. Each of these is a matter of the connecti
 import asyncio
 import contextlib
 from collections import deque
+from dataclasses import replace
 from typing import cast
 
 from serving.errors import Malformed, ServiceError
@@ -246,7 +247,8 @@ class Connection(asyncio.Protocol):
             self._receiving.fail(error)
         else:
             self._request_began = None
-            refused = Exchange(self, scope_of(UNREAD, self._client, self._server, error), False, False)
+            head = replace(UNREAD, method=self._parser.method or UNREAD.method)  # an answer to HEAD has no body
+            refused = Exchange(self, scope_of(head, self._client, self._server, error), False, False)
             refused.fail(error)
             self._start(refused)
 
@@ -254,10 +256,9 @@ class Connection(asyncio.Protocol):
         """Send the client whose request is being answered what it takes no notice of; false when there is none."""
         if self.lost or not self._exchanges:
             return False
-        if not self._exchanges[0].probe():
+        if not (sent := self._exchanges[0].probe()):
             self._transport.abort()
-            return False
-        return True
+        return sent
 
     # Limits.
 

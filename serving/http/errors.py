@@ -19,7 +19,7 @@ class MethodNotAllowed(ServiceError):
     def __init__(self, path: str, method: str, allowed: Collection[str]) -> None:
         self.allowed = ", ".join(sorted(allowed))
         """Methods."""
-        super().__init__(f"{path} takes {self.allowed}, not {method}" if allowed else f"{method} is not taken here")
+        super().__init__(f"{path} takes {self.allowed}, not {method}")
 
 
 class RequestTimeout(ServiceError):

@@ -54,6 +54,8 @@ class Parser:
     def __init__(self, listener: Listener, limit: int) -> None:
         """``limit``: bytes of a head at most."""
         self._listener, self._limit = listener, limit
+        self.method: str | None = None
+        """Of the request that is being read, as soon as it is known."""
         self._parser = httptools.HttpRequestParser(self)
         self._within_head = self._within_body = self._upgrading = False
         self._url = b""
@@ -109,12 +111,14 @@ class Parser:
         if not self._upgrading:
             self._listener.begins()
         self._begun += 1
+        self.method = None
         self._heard = True
         self._within_head, self._upgrading = True, False
         self._url, self._headers, self._size, self._unfinished = b"", [], 0, 0
 
     def on_url(self, url: bytes) -> None:
         """The next part of its target."""
+        self.method = self._parser.get_method().decode()
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -131,7 +135,7 @@ class Parser:
         method = self._parser.get_method()
         if self._parser.should_upgrade():
             if method == b"CONNECT":
-                raise MethodNotAllowed(self._url.decode("latin-1"), "CONNECT", ())
+                raise MethodNotAllowed(self._url.decode("latin-1"), "CONNECT", ("GET", "HEAD", "POST"))
             self._upgrading = True
             return
         self._within_head, self._within_body = False, True

@@ -242,7 +242,7 @@ def test_head_is_get_without_the_body(two: Api, path: str) -> None:
     [
         (b"\x16\x03\x01 not HTTP at all\r\n\r\n", 400, "the request is not HTTP/1.1"),
         (get("/", b"X: " + b"x" * 40_000), 431, "the limit is 32,768"),
-        (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "CONNECT is not taken here"),
+        (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "x:443 takes GET, HEAD, POST, not CONNECT"),
         (
             b"POST /v1/translate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             400,

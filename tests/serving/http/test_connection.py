@@ -523,3 +523,13 @@ def test_what_is_no_http_is_answered_once_and_closed(server: Server, status: int
         assert b"smuggled" not in answer.body
         assert client.closed()
     wait_until(lambda: not server.connections)
+
+
+def test_a_head_request_that_is_refused_is_answered_without_a_body_too(server: Server) -> None:
+    for refused in (b"HEAD / HTTP/1.1\r\n\r\n", get("/", b"X: " + b"x" * 40_000, method=b"HEAD")):
+        with wire(server.port) as client:
+            client.send(refused)
+            answer = client.answer("HEAD")
+            assert answer.status in (400, 431)
+            assert int(answer.headers["content-length"]) > 0
+            assert client.closed()
