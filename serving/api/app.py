@@ -14,6 +14,7 @@ from serving.api.middleware import BodyLimit, ErrorHandling, RequestCounts, Requ
 from serving.api.native import Native
 from serving.api.statuses import refusal_of
 from serving.errors import ServiceError
+from serving.http.errors import MethodNotAllowed, NotFound
 
 DIALECTS: Sequence[type[Dialect]] = (Native,)
 
@@ -52,9 +53,17 @@ class Errors:
 
     def answer(self, scope: Scope, error: Exception) -> Response:
         """The answer to a request that ended in ``error``."""
-        path, method = scope["path"], scope["method"]
-        methods = {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
-        return self._owner(scope).refuse(refusal_of(error, path, method, methods))
+        return self._owner(scope).refuse(refusal_of(self._named(error, scope)))
+
+    def _named(self, error: Exception, scope: Scope) -> Exception:
+        """``error`` itself, or in place of one of Starlette's router an error that names the path."""
+        path, status = scope["path"], error.status_code if isinstance(error, HTTPException) else None
+        if status == 404:
+            return NotFound(f"there is no {path}")
+        if status == 405:
+            matching = [route for route in self._routes if route.path_regex.match(path)]
+            return MethodNotAllowed(path, scope["method"], {name for route in matching for name in route.methods or ()})
+        return error
 
     def _owner(self, scope: Scope) -> Dialect:
         if isinstance(route := scope.get("route"), Operation) and route.dialect:

@@ -76,16 +76,12 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         nonlocal gone
         gone = task.cancel()
 
-    async def cancel_when_gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        cancel()
-
-    # Our own server calls; of another, a task has to ask.
     disconnect: Disconnect | None = request.scope.get(DISCONNECT)
-    watcher = None if disconnect else asyncio.create_task(cancel_when_gone())
-    if disconnect:
-        disconnect.set_callback(cancel)
+    watcher = None
+    if disconnect is None:  # our own server tells of it; of another, a task has to ask
+        disconnect = Disconnect()
+        watcher = asyncio.create_task(_ask_for(disconnect, request))
+    disconnect.set_callback(cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -94,7 +90,12 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
             raise ClientDisconnect from None
         raise
     finally:
-        if disconnect:
-            disconnect.set_callback(None)
+        disconnect.set_callback(None)
         if watcher:
             watcher.cancel()
+
+
+async def _ask_for(disconnect: Disconnect, request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    disconnect.notify()

@@ -21,17 +21,17 @@ class Inflater:
         inflated = b""
         try:
             while part:
-                inflated += self._stream.decompress(part, self._limit - self._size - len(inflated) + 1)
-                if self._size + len(inflated) > self._limit:
-                    size = self._size + len(inflated)
-                    raise TooLarge("body", size, self._limit, "bytes or more when inflated")
+                piece = self._stream.decompress(part, self._limit - self._size + 1)
+                inflated += piece
+                self._size += len(piece)
+                if self._size > self._limit:
+                    raise TooLarge("body", self._size, self._limit, "bytes or more when inflated")
                 # Another member may follow, and zeros as padding (RFC 1952, section 2.2).
                 part = self._stream.unused_data.lstrip(b"\0")
                 if self._stream.eof and part:
                     self._stream = zlib.decompressobj(GZIP)
         except zlib.error as error:
             raise Malformed(f"body: not gzip: {error}") from None
-        self._size += len(inflated)
         if last and not self._stream.eof:
             raise Malformed("body: not gzip: it ends too early")
         return inflated

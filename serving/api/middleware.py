@@ -58,15 +58,12 @@ class RequestCounts:
         """Answer, and count the answer (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status = 0
 
         async def counted(message: Message) -> None:
-            nonlocal status
             # Before it is sent: whoever has the answer can see that it is counted.
             if message["type"] == "http.response.start":
-                status = message["status"]
                 route = scope.get("route")
-                self.metrics.count_request(route.path if route else NO_ROUTE, scope["method"], status)
+                self.metrics.count_request(route.path if route else NO_ROUTE, scope["method"], message["status"])
             await send(message)
 
         await self.app(scope, receive, counted)

@@ -176,7 +176,7 @@ class Native(Dialect):
         return JSONResponse(problem(refusal), refusal.status, dict(refusal.headers), media_type=kind)
 
     def _describe(self, error: ServiceError) -> str:
-        return json.dumps(problem(refusal_of(error, "", "", ())))
+        return json.dumps(problem(refusal_of(error)))
 
 
 def problem(refusal: Refusal) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which HTTP status each error becomes."""
 
 import http
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
@@ -47,17 +47,12 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def refusal_of(error: Exception, path: str, method: str, methods: Collection[str]) -> Refusal:
-    """The answer to a request for ``path`` that ended in ``error``; ``methods`` are those that the path takes."""
+def refusal_of(error: Exception) -> Refusal:
+    """The answer to a request that ended in ``error``."""
     if isinstance(error, HTTPException):
-        if error.status_code == 404:
-            error = NotFound(f"there is no {path}")
-        elif error.status_code == 405:
-            error = MethodNotAllowed(path, method, methods)
-        else:
-            refused = ServiceError(error.detail)
-            refused.kind = http.HTTPStatus(error.status_code).phrase  # type: ignore[misc]
-            return Refusal(refused, error.status_code, error.headers or {})
+        refused = ServiceError(error.detail)
+        refused.kind = http.HTTPStatus(error.status_code).phrase  # type: ignore[misc]
+        return Refusal(refused, error.status_code, error.headers or {})
     if isinstance(error, ClientDisconnect):
         return Refusal(ServiceError("the client has gone"), CLIENT_GONE)
     if not isinstance(error, ServiceError):

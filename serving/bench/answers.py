@@ -36,23 +36,23 @@ class Difference(NamedTuple):
     new: Answer
 
     def __str__(self) -> str:
-        told = [f"{self.question}"]
+        lines = [f"{self.question}"]
         for name in ("status", "content_type", "stages"):
             old, new = getattr(self.old, name), getattr(self.new, name)
             if old != new:
-                told.append(f"  {name}: old {old!r}, new {new!r}")
+                lines.append(f"  {name}: old {old!r}, new {new!r}")
         old, new = self.old.content, self.new.content
         if old != new:
             same = zip(old, new, strict=False)
             at = next((number for number, (one, other) in enumerate(same) if one != other), min(len(old), len(new)))
             part = slice(max(0, at - CONTEXT), at + CONTEXT)
-            told += [
+            lines += [
                 f"  body at byte {at}: old {old[part]!r}",
                 f"  {'':{len(f'body at byte {at}:')}} new {new[part]!r}",
             ]
         elif self.old == self.new:
-            told.append(f"  neither answers: {self.old.status}")
-        return "\n".join(told)
+            lines.append(f"  neither answers: {self.old.status}")
+        return "\n".join(lines)
 
 
 def ask(port: int, question: Question) -> Answer:
@@ -84,14 +84,14 @@ def without_times(stream: bytes) -> bytes:
     How a text is cut into deltas depends on time: those of each index are joined. The numbers in ``timings`` are left
     out, and their names stay.
     """
-    told: dict[tuple[bytes, bytes], bytes] = {}
+    deltas: dict[tuple[bytes, bytes], bytes] = {}
     others = list[bytes]()
     for event in stream.split(b"\n\n"):
         delta = None if others else _DELTA.fullmatch(event)
         if delta:
             frame = delta[1], delta[3]
-            told[frame] = told.get(frame, b"") + delta[2]
+            deltas[frame] = deltas.get(frame, b"") + delta[2]
         else:
             others.append(_TIMINGS.sub(lambda match: match[1] + _VALUE.sub(rb"\1", match[2]) + b"}", event))
-    joined = [begin + text + end for (begin, end), text in sorted(told.items())]
+    joined = [begin + text + end for (begin, end), text in sorted(deltas.items())]
     return b"\n\n".join([*joined, *others])

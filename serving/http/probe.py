@@ -29,7 +29,7 @@ class Probe:
     def _look(self) -> None:
         if self._transport.is_closing():
             return
-        if has_failed(_descriptor(self._transport)):
+        if _has_events(self._transport, 0):  # it has failed, or both sides have closed it
             self._transport.abort()
             return
         seconds, sends = next(self._waits)
@@ -58,20 +58,14 @@ def when_hung_up(transport: asyncio.Transport, wanted: Callable[[], bool], call:
     """``call`` when the client sends no more, as long as it is ``wanted``, although nothing is read."""
     if transport.is_closing() or not wanted():
         return
-    poll = select.poll()
-    poll.register(_descriptor(transport), getattr(select, "POLLRDHUP", 0))  # Linux alone can tell
-    if poll.poll(0):
+    if _has_events(transport, getattr(select, "POLLRDHUP", 0)):  # Linux alone can tell
         call()
     else:
         asyncio.get_running_loop().call_later(HANGUP_SECONDS, when_hung_up, transport, wanted, call)
 
 
-def _descriptor(transport: asyncio.Transport) -> int:
-    return int(transport.get_extra_info("socket").fileno())
-
-
-def has_failed(socket: int) -> bool:
-    """Whether a ``socket`` (a file descriptor) has failed, or both sides have closed it."""
+def _has_events(transport: asyncio.Transport, events: int) -> bool:
+    """Whether there is any of ``events`` at the socket, or an error, which is told unasked."""
     poll = select.poll()
-    poll.register(socket, 0)  # errors are told unasked
+    poll.register(transport.get_extra_info("socket").fileno(), events)
     return bool(poll.poll(0))

@@ -115,7 +115,7 @@ class Echo:
         try:
             await self._answer(scope, receive, send)
         except ServiceError as error:
-            refusal = refusal_of(error, scope["path"], scope["method"], ())
+            refusal = refusal_of(error)
             await Response(error.detail, refusal.status)(scope, receive, send)
 
     async def _fill(self, send: Send) -> None:
